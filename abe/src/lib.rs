@@ -1,0 +1,24 @@
+//! Attribute-based encryption for Cinnabar.
+#![deny(unsafe_code)]
+#![deny(missing_docs)]
+
+mod attributes;
+mod ciphertext;
+mod codec;
+mod curve;
+pub mod danger;
+mod error;
+mod hash;
+pub mod limits;
+mod policy;
+mod secret;
+mod tkn20;
+
+pub use attributes::Attributes;
+pub use ciphertext::{Ciphertext, Framing};
+pub use error::Error;
+pub use policy::{Policy, PolicyError, PolicyErrorKind, PolicyId, Span};
+pub use secret::SecretBytes;
+pub use tkn20::decapsulate::PointChecks;
+pub use tkn20::keys::{AttributeKey, PUBLIC_KEY_BYTES, PublicKey, SYSTEM_SECRET_KEY_BYTES, SystemSecretKey};
+pub use tkn20::setup::setup;

@@ -1,0 +1,353 @@
+//! Policies: who may open a ciphertext, as text, as a circuit and as bytes.
+//!
+//! The road: text -> [`lexer`] -> [`parser`] -> [`Policy`] -> a ciphertext's header, and back by [`Policy::extract`].
+//! A policy is immutable and well-formed from the moment it exists.
+//!
+//! Law: [`Policy::is_satisfied_by`] is a convenience (previews, routing, skipping work that must fail). What keeps a key
+//! out is the algebra in [`crate::tkn20`], whatever this module answers.
+//!
+//! Grammar and layout: `docs/policy.md`, `docs/formats.md#policy`.
+
+mod error;
+pub(crate) mod formula;
+mod id;
+mod lexer;
+mod parser;
+pub(crate) mod size;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::str::FromStr;
+
+pub use error::{PolicyError, PolicyErrorKind, Span};
+pub use id::PolicyId;
+pub(crate) use lexer::is_word;
+
+use crate::attributes::{Attributes, BONEH_KATZ_LABEL, Value};
+use crate::ciphertext::Ciphertext;
+use crate::codec::{Reader, Writer};
+use crate::curve::Scalar;
+use crate::error::Error;
+use crate::hash::hash_value;
+use crate::limits::{FORMAT_WIRES_MAX, Limits};
+use formula::{Formula, GateClass};
+
+/// A condition of a policy: an input of its circuit.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Wire {
+    pub label: String,
+    pub value: String,
+    /// `H(value)`.
+    pub scalar: Scalar,
+    pub positive: bool,
+}
+
+/// A boolean formula over attributes, such as `region: EU and not country: FR`.
+///
+/// Made from text by [`Policy::parse`] (or `str::parse`), or read from a ciphertext by [`Policy::extract`].
+/// `Display` prints the reference's form: `(region:EU and not country:FR)`, every gate in parentheses, negation at the
+/// conditions. That form parses to the same policy as long as its nesting stays under the depth limit, which a chain
+/// of more than 63 operators does not: raise [`Limits::policy_depth`] to read such a text back.
+///
+/// Equality is structural, in the writer's order; [`Policy::id`] is equal for policies that differ only in order,
+/// parentheses, double negation or repetition.
+#[derive(Clone)]
+pub struct Policy {
+    pub(crate) wires: Vec<Wire>,
+    pub(crate) formula: Formula,
+}
+
+/// For every wire, how many earlier wires have its label.
+pub(crate) struct RepetitionIndexes {
+    pub of_wire: Vec<usize>,
+    /// One more than the highest index.
+    pub depth: usize,
+}
+
+impl Policy {
+    /// Parses a policy text under the default [`Limits`].
+    ///
+    /// # Errors
+    /// A [`PolicyError`] with the place and the fix; it covers the size of an empty ciphertext too
+    /// ([`PolicyErrorKind::TooLarge`]), so that a policy that parses can be encrypted under.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        Self::parse_with(text, &Limits::default())
+    }
+
+    /// Parses a policy text under the caller's limits.
+    ///
+    /// # Errors
+    /// As [`Policy::parse`].
+    pub fn parse_with(text: &str, limits: &Limits) -> Result<Self, PolicyError> {
+        let policy = parser::parse(text, limits)?;
+        size::check(&policy, 0, limits, text)?;
+        Ok(policy)
+    }
+
+    /// Reads the policy out of a ciphertext's bytes, without a key and without any group operation.
+    ///
+    /// The policy is **not authenticated**: anybody can put any policy before any bytes. Only a decryption that
+    /// succeeds vouches for it.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the bytes are not a ciphertext.
+    pub fn extract(ciphertext: &[u8]) -> Result<Self, Error> {
+        Ok(Ciphertext::from_bytes(ciphertext)?.into_policy())
+    }
+
+    /// The name shared by all policies equal to this one up to order, parentheses, double negation and repetition, in
+    /// the cluster named by `cluster` (any bytes).
+    pub fn id(&self, cluster: &[u8]) -> PolicyId {
+        PolicyId::of(self, cluster)
+    }
+
+    /// Whether a key with these attributes satisfies the policy. A missing label never satisfies a condition, not even
+    /// a negated one. Variable time; not the security boundary.
+    pub fn is_satisfied_by(&self, attributes: &Attributes) -> bool {
+        self.satisfying_wires(|label| attributes.get(label.as_bytes())).is_some()
+    }
+
+    /// Number of conditions, at least 1.
+    pub fn conditions(&self) -> usize {
+        self.wires.len()
+    }
+
+    /// The values that the policy names, by label and in the policy's order. Negation is not told.
+    pub fn attribute_value_pairs(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut pairs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for wire in &self.wires {
+            pairs.entry(&wire.label).or_default().push(&wire.value);
+        }
+        pairs
+    }
+
+    /// Bytes of a ciphertext of `plaintext_bytes` under this policy, exactly; `None` past the machine's range.
+    pub fn ciphertext_bytes(&self, plaintext_bytes: usize) -> Option<usize> {
+        size::ciphertext_bytes(self, plaintext_bytes)
+    }
+
+    pub(crate) fn repetition_indexes(&self) -> RepetitionIndexes {
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        let mut depth = 0;
+        let of_wire = self
+            .wires
+            .iter()
+            .map(|wire| {
+                let count = seen.entry(&wire.label).or_default();
+                *count += 1;
+                depth = depth.max(*count);
+                *count - 1
+            })
+            .collect();
+        RepetitionIndexes { of_wire, depth }
+    }
+
+    /// A set of wires that makes the policy true, every AND giving both sides and every OR one: in wire order, or
+    /// `None`. Of two sides of an OR it takes the one that needs fewer pairings, then fewer negations, then wires.
+    pub(crate) fn satisfying_wires<'a>(&self, value_of: impl Fn(&str) -> Option<&'a Value>) -> Option<Vec<usize>> {
+        let indexes = self.repetition_indexes().of_wire;
+        let mut costs: Vec<Option<Cost>> = vec![None; self.formula.output() + 1];
+        for (i, wire) in self.wires.iter().enumerate() {
+            let available = match value_of(&wire.label) {
+                None => false,
+                Some(Value::Wild) => true,
+                Some(Value::Is(scalar)) => (*scalar == wire.scalar) == wire.positive,
+            };
+            costs[i] = available.then(|| Cost::of(indexes[i], wire.positive));
+        }
+        for gate in self.formula.in_order() {
+            let (left, right) = (costs[usize::from(gate.in0)], costs[usize::from(gate.in1)]);
+            costs[usize::from(gate.out)] = match (gate.class, left, right) {
+                (GateClass::And, Some(left), Some(right)) => Some(left.and(right)),
+                (GateClass::And, ..) => None,
+                (GateClass::Or, Some(left), Some(right)) => {
+                    Some(if right.order() < left.order() { right } else { left })
+                }
+                (GateClass::Or, left, right) => left.or(right),
+            };
+        }
+        costs[self.formula.output()]?;
+        Some(self.collect_wires(&costs))
+    }
+
+    /// Walks from the output down the chosen sides.
+    fn collect_wires(&self, costs: &[Option<Cost>]) -> Vec<usize> {
+        let writers = self.formula.writers();
+        let mut wires = Vec::new();
+        let mut pending = vec![self.formula.output()];
+        while let Some(wire) = pending.pop() {
+            let Some(gate) = writers[wire] else {
+                wires.push(wire);
+                continue;
+            };
+            let (in0, in1) = (usize::from(gate.in0), usize::from(gate.in1));
+            match (gate.class, costs[in0], costs[in1]) {
+                (GateClass::And, ..) => pending.extend([in0, in1]),
+                (GateClass::Or, Some(left), Some(right)) => {
+                    pending.push(if right.order() < left.order() { in1 } else { in0 });
+                }
+                (GateClass::Or, Some(_), None) => pending.push(in0),
+                (GateClass::Or, None, _) => pending.push(in1),
+            }
+        }
+        wires.sort_unstable();
+        wires
+    }
+
+    /// `L16(formula) || u16 wires || wires x L16(L16(label) || L16(value) || L16(scalar) || u8 positive)`.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, Error> {
+        let mut out = Writer::default();
+        self.formula.encode(&mut out)?;
+        out.count(self.wires.len(), "policy wires")?;
+        for wire in &self.wires {
+            let mut field = Writer::default();
+            field.field16(wire.label.as_bytes(), "policy label")?;
+            field.field16(wire.value.as_bytes(), "policy value")?;
+            field.field16(&wire.scalar.to_be_bytes(), "policy scalar")?;
+            field.bytes(&[u8::from(wire.positive)]);
+            out.field16(&field.0, "policy wire")?;
+        }
+        Ok(out.0)
+    }
+
+    /// Reads what [`Policy::encode`] writes and uses up the reader.
+    ///
+    /// Stricter than the reference where honest writers never go: labels and values are words of the language, the
+    /// scalar is the hash of the written value (else the text could lie about what is enforced), the polarity is 0 or 1,
+    /// the reserved label does not appear, and nothing is left over.
+    pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self, Error> {
+        let formula = Formula::decode(reader.field16("policy formula")?)?;
+        let at = reader.clone();
+        let count = usize::from(reader.u16()?);
+        if count != formula.inputs() {
+            return Err(at.malformed("the number of wires is not the number of the formula's inputs"));
+        }
+        if count > FORMAT_WIRES_MAX {
+            return Err(at.malformed("more wires than an encoded policy has room for"));
+        }
+        let wires = (0..count).map(|_| decode_wire(reader.field16("policy wire")?)).collect::<Result<_, _>>()?;
+        reader.finish()?;
+        Ok(Self { wires, formula })
+    }
+}
+
+fn decode_wire(mut reader: Reader<'_>) -> Result<Wire, Error> {
+    let label = word(reader.field16("policy label")?)?;
+    let value = word(reader.field16("policy value")?)?;
+    let mut field = reader.field16("policy scalar")?;
+    let at = field.clone();
+    let written = field.array::<32>()?;
+    field.finish()?;
+    let scalar = hash_value(value.as_bytes());
+    if scalar.to_be_bytes() != *written {
+        return Err(at.malformed("the scalar is not the hash of the written value"));
+    }
+    let at = reader.clone();
+    let positive = match reader.u8()? {
+        0 => false,
+        1 => true,
+        _ => return Err(at.malformed("the polarity is neither 0 nor 1")),
+    };
+    reader.finish()?;
+    Ok(Wire { label, value, scalar, positive })
+}
+
+fn word(mut reader: Reader<'_>) -> Result<String, Error> {
+    let at = reader.clone();
+    let bytes = reader.rest();
+    if bytes == BONEH_KATZ_LABEL {
+        return Err(at.malformed("the transform's reserved label stands in a policy"));
+    }
+    if !is_word(bytes) {
+        return Err(at.malformed("not a word of the policy language"));
+    }
+    Ok(String::from_utf8(bytes.to_vec()).expect("words are ASCII"))
+}
+
+/// What a set of wires costs a decryption.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// Repetition indexes in use, one bit each, the last bit for all that are higher. The Boneh-Katz wire always uses
+    /// index 0.
+    indexes: u64,
+    negations: u32,
+    wires: u32,
+}
+
+impl Cost {
+    fn of(index: usize, positive: bool) -> Self {
+        Self { indexes: 1 | 1 << index.min(63), negations: u32::from(!positive), wires: 1 }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            indexes: self.indexes | other.indexes,
+            negations: self.negations + other.negations,
+            wires: self.wires + other.wires,
+        }
+    }
+
+    fn order(self) -> (u32, u32, u32) {
+        (self.indexes.count_ones(), self.negations, self.wires)
+    }
+}
+
+impl FromStr for Policy {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        Self::parse(text)
+    }
+}
+
+impl PartialEq for Policy {
+    /// Same wires in the same order and same gates in the same order, a gate's two inputs in either order.
+    fn eq(&self, other: &Self) -> bool {
+        let gates = |policy: &Self| -> Vec<_> {
+            let sorted = |gate: &formula::Gate| (gate.in0.min(gate.in1), gate.in0.max(gate.in1));
+            policy.formula.gates().iter().map(|gate| (gate.class as u8, sorted(gate), gate.out)).collect()
+        };
+        self.wires == other.wires && gates(self) == gates(other)
+    }
+}
+
+impl Eq for Policy {}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        enum Piece {
+            Wire(usize),
+            Text(&'static str),
+        }
+        let writers = self.formula.writers();
+        let mut pending = vec![Piece::Wire(self.formula.output())];
+        while let Some(piece) = pending.pop() {
+            match piece {
+                Piece::Text(text) => f.write_str(text)?,
+                Piece::Wire(number) => match writers[number] {
+                    None => {
+                        let wire = &self.wires[number];
+                        let sign = if wire.positive { "" } else { "not " };
+                        write!(f, "{sign}{}:{}", wire.label, wire.value)?;
+                    }
+                    Some(gate) => {
+                        let word = if gate.class == GateClass::And { " and " } else { " or " };
+                        // A stack: what is printed first goes on last.
+                        pending.push(Piece::Text(")"));
+                        pending.push(Piece::Wire(gate.in1.into()));
+                        pending.push(Piece::Text(word));
+                        pending.push(Piece::Wire(gate.in0.into()));
+                        pending.push(Piece::Text("("));
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Policy({self})")
+    }
+}
