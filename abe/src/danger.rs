@@ -153,8 +153,10 @@ pub mod primitives {
     use rand_core::CryptoRng;
 
     use crate::curve::{G1, G2, Gt, Scalar, final_exponentiation, miller_loop};
+    use crate::envelope;
     use crate::error::Error;
     use crate::hash;
+    use crate::secret::SecretBytes;
 
     /// `H(value)`.
     pub fn hash_value(value: &[u8]) -> [u8; 32] {
@@ -201,6 +203,34 @@ pub mod primitives {
     /// [`Error::BrokenRng`].
     pub fn random_scalar(rng: &mut impl CryptoRng) -> Result<[u8; 32], Error> {
         Ok(hash::random_scalar(rng)?.to_be_bytes())
+    }
+
+    /// HPKE base mode with any `info` and associated data: encapsulated key, ciphertext with tag.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] for a public key with which the shared secret is zero.
+    pub fn hpke_seal(
+        rng: &mut impl CryptoRng,
+        public: &[u8; 32],
+        info: &[u8],
+        aad: &[u8],
+        plaintext: &[u8],
+    ) -> Result<([u8; 32], Vec<u8>), Error> {
+        envelope::hpke_seal(rng, public, info, aad, plaintext)
+    }
+
+    /// Opens what [`hpke_seal`] made.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] for every failure.
+    pub fn hpke_open(
+        secret: &[u8; 32],
+        encapsulated: &[u8; 32],
+        info: &[u8],
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<SecretBytes, Error> {
+        envelope::hpke_open(secret, encapsulated, info, aad, sealed)
     }
 
     /// `e(g1, g2) ^ exponent`.

@@ -47,6 +47,9 @@ pub enum Error {
         /// The bound in bytes.
         max: usize,
     },
+    /// A record's signature does not verify: another key, another domain, or changed bytes.
+    #[error("the signature does not verify")]
+    BadSignature,
     /// The random number generator gave unusable output many times in a row. It is broken: do not go on with it.
     #[error("the random number generator gave {attempts} unusable outputs in a row")]
     BrokenRng {

@@ -3,18 +3,22 @@
 #![deny(missing_docs)]
 
 mod attributes;
+mod audit;
 mod ciphertext;
 mod codec;
 mod curve;
 pub mod danger;
+pub mod envelope;
 mod error;
 mod hash;
 pub mod limits;
 mod policy;
 mod secret;
+pub mod signature;
 mod tkn20;
 
 pub use attributes::Attributes;
+pub use audit::Verdict;
 pub use ciphertext::{Ciphertext, Framing};
 pub use error::Error;
 pub use policy::{Policy, PolicyError, PolicyErrorKind, PolicyId, Span};

@@ -44,3 +44,35 @@ impl TryCryptoRng for Shake {}
 pub fn hex(text: &str) -> Vec<u8> {
     hex::decode(text).unwrap()
 }
+
+/// A number below `n`, near enough to uniform for picking cases.
+pub fn below(rng: &mut Shake, n: usize) -> usize {
+    rng.try_next_u32().unwrap_or_else(|never| match never {}) as usize % n
+}
+
+/// A generator that gives these bytes and then no more.
+pub struct Fixed(pub Vec<u8>);
+
+impl TryRng for Fixed {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        let mut bytes = [0; 4];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        let mut bytes = [0; 8];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
+        let rest = self.0.split_off(out.len());
+        out.copy_from_slice(&std::mem::replace(&mut self.0, rest));
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for Fixed {}
