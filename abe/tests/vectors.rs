@@ -4,6 +4,8 @@
 //! The formats are told apart by each file's `format` field; see `testdata/README.md` for where the files come from.
 
 mod common;
+#[path = "vectors/malformed_keys.rs"]
+mod malformed_keys;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
