@@ -4,6 +4,8 @@
 //! authority that issued a wildcard would hand out every value of a label at once, and a writer of the old framing
 //! would make ciphertexts that newer readers may drop.
 
+pub mod units;
+
 use std::collections::BTreeMap;
 
 use rand_core::CryptoRng;

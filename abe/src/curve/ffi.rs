@@ -18,11 +18,11 @@ use blst::{
     blst_fr_add, blst_fr_cneg, blst_fr_from_scalar, blst_fr_from_uint64, blst_fr_inverse, blst_fr_mul, blst_fr_sub,
     blst_hash_to_g1, blst_miller_loop_n, blst_p1, blst_p1_add_or_double, blst_p1_add_or_double_affine, blst_p1_affine,
     blst_p1_affine_in_g1, blst_p1_affine_is_inf, blst_p1_affine_serialize, blst_p1_deserialize, blst_p1_double,
-    blst_p1_from_affine, blst_p1_generator, blst_p1_is_inf, blst_p1_mult, blst_p1_to_affine, blst_p1s_add,
-    blst_p1s_mult_pippenger, blst_p1s_mult_pippenger_scratch_sizeof, blst_p1s_to_affine, blst_p2,
-    blst_p2_add_or_double, blst_p2_affine, blst_p2_affine_in_g2, blst_p2_affine_is_inf, blst_p2_affine_serialize,
-    blst_p2_deserialize, blst_p2_from_affine, blst_p2_generator, blst_p2_mult, blst_p2_to_affine, blst_scalar,
-    blst_scalar_fr_check, blst_scalar_from_be_bytes, blst_scalar_from_fr, blst_scalar_from_lendian,
+    blst_p1_from_affine, blst_p1_generator, blst_p1_mult, blst_p1_to_affine, blst_p1s_add, blst_p1s_mult_pippenger,
+    blst_p1s_mult_pippenger_scratch_sizeof, blst_p1s_to_affine, blst_p2, blst_p2_add_or_double, blst_p2_affine,
+    blst_p2_affine_in_g2, blst_p2_affine_is_inf, blst_p2_affine_serialize, blst_p2_deserialize, blst_p2_from_affine,
+    blst_p2_generator, blst_p2_mult, blst_p2_to_affine, blst_scalar, blst_scalar_fr_check, blst_scalar_from_be_bytes,
+    blst_scalar_from_fr, blst_scalar_from_lendian,
 };
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::{DefaultIsZeroes, Zeroize};
@@ -234,11 +234,6 @@ impl G1 {
         unsafe { blst_p1_mult(&mut out, &self.0, bytes.as_ptr(), SCALAR_BITS) };
         bytes.zeroize();
         Self(out)
-    }
-
-    pub fn is_identity(&self) -> bool {
-        // SAFETY: the pointer is to a live blst_p1.
-        unsafe { blst_p1_is_inf(&self.0) }
     }
 
     pub fn to_affine(self) -> G1Affine {

@@ -305,7 +305,7 @@ mod tests {
         let opposite = p.conditional_neg(Choice::from(1));
         let table = tables(&[p, opposite, p]);
         let k = Recoded::new(&Scalar::from_u64(0x1234_5678_9abc));
-        assert!(sum_of_products(&[&table[0], &table[1]], &[&k, &k]).is_identity());
+        assert!(sum_of_products(&[&table[0], &table[1]], &[&k, &k]).to_affine().is_identity());
         let twice = G1::from(p).mul(&Scalar::from_u64(0x1234_5678_9abc)).double();
         assert!(same(sum_of_products(&[&table[0], &table[2]], &[&k, &k]), twice));
     }

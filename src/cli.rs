@@ -1,0 +1,45 @@
+//! The command tree, and how a command reports: text for people or JSON for programs, and one exit code a kind of error.
+
+mod abe;
+mod error;
+mod files;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::CliError;
+use report::Format;
+
+/// Carries customers' encrypted TLS keys to every machine, so that only the machines a policy allows can use them.
+#[derive(Parser)]
+#[command(version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("CINNABAR_COMMIT"), ")"), propagate_version = true)]
+pub struct Cli {
+    /// How results and errors are printed.
+    #[arg(short = 'o', long, global = true, value_enum, default_value = "text")]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Attribute-based encryption on files: keys, ciphertexts, audit, benchmark.
+    #[command(subcommand)]
+    Abe(abe::Command),
+}
+
+/// Runs a command line; errors go to standard error.
+pub fn run(cli: Cli) -> ExitCode {
+    let result: Result<(), CliError> = match cli.command {
+        Command::Abe(command) => abe::run(command, cli.output),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.print(cli.output);
+            error.exit_code()
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a command fails with, and the one place that turns the library's errors into exit codes.
+
+use std::process::ExitCode;
+
+use cinnabar_abe::Error;
+use serde_json::{Value, json};
+
+use super::report::Format;
+
+/// A failed command.
+#[derive(Debug)]
+pub enum CliError {
+    /// The command line makes no sense together.
+    Usage(String),
+    /// A file could not be read or written.
+    File { path: String, problem: String },
+    /// The library refused; `subject` names the file or argument.
+    Abe { subject: String, error: Error },
+    /// Something else failed.
+    Failed(String),
+}
+
+impl CliError {
+    /// Ties a library error to what the user named.
+    pub fn abe(subject: impl Into<String>) -> impl FnOnce(Error) -> Self {
+        let subject = subject.into();
+        move |error| Self::Abe { subject, error }
+    }
+
+    /// 1 failed, 2 usage, 4 not permitted, 6 policy refused.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage(_) | Self::Abe { error: Error::Attribute { .. }, .. } => 2,
+            Self::Abe { error: Error::NotSatisfied, .. } => 4,
+            Self::Abe { error: Error::Policy(_), .. } => 6,
+            _ => 1,
+        })
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Usage(_) => "usage",
+            Self::File { .. } => "file",
+            Self::Failed(_) => "failed",
+            Self::Abe { error, .. } => match error {
+                Error::Malformed { .. } => "malformed",
+                Error::NotSatisfied => "not-permitted",
+                Error::Rejected => "rejected",
+                Error::Policy(error) => error.kind().code(),
+                Error::Attribute { .. } => "attribute",
+                Error::TooLong { .. } => "too-long",
+                Error::BrokenRng { .. } => "broken-rng",
+                _ => "failed",
+            },
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Usage(message) | Self::Failed(message) => message.clone(),
+            Self::File { path, problem } => format!("{path}: {problem}"),
+            Self::Abe { error: Error::Policy(error), .. } => error.message().to_owned(),
+            Self::Abe { subject, error } => format!("{subject}: {error}"),
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let mut error = json!({ "code": self.code(), "message": self.message() });
+        match self {
+            Self::Abe { error: Error::Policy(policy), .. } => {
+                error["span"] = json!({ "start": policy.span().start, "end": policy.span().end });
+                error["hint"] = policy.hint().into();
+            }
+            Self::Abe { error: Error::Malformed { at, .. }, .. } => error["at_byte"] = (*at).into(),
+            _ => {}
+        }
+        json!({ "error": error })
+    }
+
+    /// Prints to standard error.
+    pub fn print(&self, format: Format) {
+        match (format, self) {
+            (Format::Json, _) => eprintln!("{}", self.to_json()),
+            // A refused policy prints itself, with its caret.
+            (Format::Text, Self::Abe { error: Error::Policy(error), .. }) => eprintln!("{error}"),
+            (Format::Text, _) => eprintln!("error[{}]: {}", self.code(), self.message()),
+        }
+    }
+}

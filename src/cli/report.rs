@@ -1,0 +1,58 @@
+//! What a command prints: one JSON object, or `name  value` lines.
+//!
+//! Standard output belongs to the data when a command writes its data there; the report then goes to standard error.
+
+use std::io::Write;
+
+use serde_json::Value;
+
+use super::error::CliError;
+use super::files::Destination;
+
+/// How results and errors are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Lines for people.
+    Text,
+    /// One JSON object for programs.
+    Json,
+}
+
+/// Prints a report (a JSON object) beside data that went to `data`.
+pub fn print(format: Format, report: &Value, data: Option<&Destination>) -> Result<(), CliError> {
+    let text = match format {
+        Format::Json => format!("{report}\n"),
+        Format::Text => lines(report),
+    };
+    let data_on_stdout = data.is_some_and(Destination::is_stdout);
+    // For people, data on standard output needs no commentary.
+    if data_on_stdout && format == Format::Text {
+        return Ok(());
+    }
+    let written = if data_on_stdout {
+        std::io::stderr().write_all(text.as_bytes())
+    } else {
+        std::io::stdout().write_all(text.as_bytes())
+    };
+    written.map_err(|error| CliError::File { path: "standard output".to_owned(), problem: error.to_string() })
+}
+
+fn lines(report: &Value) -> String {
+    let fields = report.as_object().expect("a report is an object");
+    let width = fields.keys().map(String::len).max().unwrap_or(0);
+    fields
+        .iter()
+        .map(|(name, value)| {
+            let value = match value {
+                Value::String(text) => text.clone(),
+                Value::Array(entries) => entries
+                    .iter()
+                    .map(|entry| entry.as_str().map_or(entry.to_string(), str::to_owned))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                other => other.to_string(),
+            };
+            format!("{:width$}  {value}\n", name.replace('_', " "))
+        })
+        .collect()
+}
