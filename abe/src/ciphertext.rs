@@ -214,7 +214,7 @@ fn decode_header(mut header: Reader<'_>) -> Result<(Policy, Points), Error> {
 
     let at = header.clone();
     let repetitions = usize::from(header.u16()?);
-    if repetitions != policy.repetition_indexes().depth {
+    if repetitions != policy.indexes.depth {
         return Err(at.named("c2").malformed("their number is not the policy's highest repetition of a label"));
     }
     let c2 = (0..repetitions)

@@ -84,7 +84,7 @@ pub fn open_mixed(
     wires: &[(usize, &AttributeKey)],
 ) -> Result<SecretBytes, Error> {
     let policy = ciphertext.policy();
-    let indexes = policy.repetition_indexes().of_wire;
+    let indexes = &policy.indexes.of_wire;
     let id = Scalar::from_be_bytes_reduced(ciphertext.id());
     let terms: Vec<Term<'_>> = wires
         .iter()

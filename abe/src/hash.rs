@@ -27,7 +27,7 @@ const ORDER: [u64; 4] = [0xffff_ffff_0000_0001, 0x53bd_a402_fffe_5bfe, 0x3339_d8
 
 /// The stream `X(key, message)`; blocks of 64 bytes are made as they are read.
 pub struct Stream {
-    root: blake2b_simd::Hash,
+    root: [u8; 64],
     block: [u8; XOF_BLOCK_BYTES],
     used: usize,
     next: u32,
@@ -38,14 +38,16 @@ impl Stream {
     pub fn new(key: &[u8], message: &[u8]) -> Self {
         let mut params = Params::new();
         params.hash_length(64).key(key).node_offset(XOF_LENGTH_UNKNOWN);
-        Self { root: params.hash(message), block: [0; XOF_BLOCK_BYTES], used: XOF_BLOCK_BYTES, next: 0 }
+        let mut root = [0; 64];
+        root.copy_from_slice(params.hash(message).as_bytes());
+        Self { root, block: [0; XOF_BLOCK_BYTES], used: XOF_BLOCK_BYTES, next: 0 }
     }
 
     fn refill(&mut self) {
         let mut params = Params::new();
         params.hash_length(64).fanout(0).max_depth(0).max_leaf_length(64).inner_hash_length(64);
         params.node_offset(XOF_LENGTH_UNKNOWN | u64::from(self.next));
-        self.block.copy_from_slice(params.hash(self.root.as_bytes()).as_bytes());
+        self.block.copy_from_slice(params.hash(&self.root).as_bytes());
         // 2^32 blocks are 256 GiB, beyond every length that the format can state.
         self.next = self.next.wrapping_add(1);
         self.used = 0;
@@ -79,9 +81,8 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.root.zeroize();
         self.block.zeroize();
-        // blake2b_simd's digest offers no way to wipe it; overwriting it at least ends its life in this struct.
-        self.root = Params::new().hash_length(64).hash(&[]);
     }
 }
 
@@ -192,9 +193,11 @@ pub fn label_prf(key: &[u8; 16], label: &[u8]) -> [Matrix3x2<Scalar>; 2] {
 
 /// `(U0, U1)(label)`: the label oracle, twelve hashes to G1. Public.
 pub fn label_oracle(label: &[u8]) -> [Matrix3x2<G1Affine>; 2] {
-    ["a", "b"].map(|matrix| {
-        entries(|i, j| G1::hash(label, format!("{matrix} matrix entry [{i}, {j}]").as_bytes()).to_affine())
-    })
+    let points: [Matrix3x2<G1>; 2] = ["a", "b"]
+        .map(|matrix| entries(|i, j| G1::hash(label, format!("{matrix} matrix entry [{i}, {j}]").as_bytes())));
+    let mut out = [Matrix3x2::default(); 2];
+    G1::batch_to_affine(points.as_flattened().as_flattened(), out.as_flattened_mut().as_flattened_mut());
+    out
 }
 
 fn entries<T>(entry: impl Fn(usize, usize) -> T) -> Matrix3x2<T> {

@@ -55,13 +55,32 @@ pub(crate) struct Wire {
 pub struct Policy {
     pub(crate) wires: Vec<Wire>,
     pub(crate) formula: Formula,
+    pub(crate) indexes: RepetitionIndexes,
 }
 
 /// For every wire, how many earlier wires have its label.
+#[derive(Clone)]
 pub(crate) struct RepetitionIndexes {
     pub of_wire: Vec<usize>,
     /// One more than the highest index.
     pub depth: usize,
+}
+
+impl RepetitionIndexes {
+    fn of(wires: &[Wire]) -> Self {
+        let mut seen: HashMap<&str, usize> = HashMap::with_capacity(wires.len());
+        let mut depth = 0;
+        let of_wire = wires
+            .iter()
+            .map(|wire| {
+                let count = seen.entry(&wire.label).or_default();
+                *count += 1;
+                depth = depth.max(*count);
+                *count - 1
+            })
+            .collect();
+        Self { of_wire, depth }
+    }
 }
 
 impl Policy {
@@ -126,26 +145,16 @@ impl Policy {
         size::ciphertext_bytes(self, plaintext_bytes)
     }
 
-    pub(crate) fn repetition_indexes(&self) -> RepetitionIndexes {
-        let mut seen: HashMap<&str, usize> = HashMap::new();
-        let mut depth = 0;
-        let of_wire = self
-            .wires
-            .iter()
-            .map(|wire| {
-                let count = seen.entry(&wire.label).or_default();
-                *count += 1;
-                depth = depth.max(*count);
-                *count - 1
-            })
-            .collect();
-        RepetitionIndexes { of_wire, depth }
+    /// `wires` are the inputs of `formula`.
+    pub(crate) fn from_parts(wires: Vec<Wire>, formula: Formula) -> Self {
+        assert_eq!(wires.len(), formula.inputs(), "one wire per input");
+        let indexes = RepetitionIndexes::of(&wires);
+        Self { wires, formula, indexes }
     }
 
     /// A set of wires that makes the policy true, every AND giving both sides and every OR one: in wire order, or
     /// `None`. Of two sides of an OR it takes the one that needs fewer pairings, then fewer negations, then wires.
     pub(crate) fn satisfying_wires<'a>(&self, value_of: impl Fn(&str) -> Option<&'a Value>) -> Option<Vec<usize>> {
-        let indexes = self.repetition_indexes().of_wire;
         let mut costs: Vec<Option<Cost>> = vec![None; self.formula.output() + 1];
         for (i, wire) in self.wires.iter().enumerate() {
             let available = match value_of(&wire.label) {
@@ -153,7 +162,7 @@ impl Policy {
                 Some(Value::Wild) => true,
                 Some(Value::Is(scalar)) => (*scalar == wire.scalar) == wire.positive,
             };
-            costs[i] = available.then(|| Cost::of(indexes[i], wire.positive));
+            costs[i] = available.then(|| Cost::of(self.indexes.of_wire[i], wire.positive));
         }
         for gate in self.formula.in_order() {
             let (left, right) = (costs[usize::from(gate.in0)], costs[usize::from(gate.in1)]);
@@ -227,7 +236,7 @@ impl Policy {
         }
         let wires = (0..count).map(|_| decode_wire(reader.field16("policy wire")?)).collect::<Result<_, _>>()?;
         reader.finish()?;
-        Ok(Self { wires, formula })
+        Ok(Self::from_parts(wires, formula))
     }
 }
 

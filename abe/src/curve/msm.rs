@@ -204,11 +204,10 @@ impl Comb {
 
 impl Comb {
     /// `sum + scalar * P`, variable time in the scalar.
-    pub fn add_product_vartime(&self, mut sum: G1, scalar: &Scalar) -> G1 {
-        let recoded = Recoded::new(scalar);
+    pub fn add_product_vartime(&self, mut sum: G1, scalar: &Recoded) -> G1 {
         for (i, table) in self.0.iter().enumerate() {
-            sum = add_vartime(sum, table, recoded.digits[0][i], false);
-            sum = add_vartime(sum, table, recoded.digits[1][i], true);
+            sum = add_vartime(sum, table, scalar.digits[0][i], false);
+            sum = add_vartime(sum, table, scalar.digits[1][i], true);
         }
         sum
     }

@@ -292,7 +292,7 @@ impl Parser<'_> {
             })
             .collect();
         let formula = Formula::new(gates).expect("a parsed expression is a tree");
-        Policy { wires: self.wires, formula }
+        Policy::from_parts(self.wires, formula)
     }
 }
 

@@ -31,7 +31,7 @@ pub fn policy_bytes(policy: &Policy) -> usize {
 /// Bytes of the header C1 that carries the policy.
 pub fn header_bytes(policy: &Policy) -> usize {
     let augmented = policy.wires.len() + 1;
-    let repeats = policy.repetition_indexes().depth;
+    let repeats = policy.indexes.depth;
     let negations = policy.wires.iter().filter(|wire| !wire.positive).count();
     let negative = negations * (G1_COLUMN_BYTES - ABSENT_BYTES);
     (2 + policy_bytes(policy))

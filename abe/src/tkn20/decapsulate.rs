@@ -30,6 +30,7 @@ use zeroize::Zeroizing;
 use super::keys::{AttributeKey, KeyPart};
 use crate::attributes::Value;
 use crate::ciphertext::Ciphertext;
+use crate::curve::msm::Recoded;
 use crate::curve::{G1, G1Affine, G2Affine, Gt, Scalar, final_exponentiation, miller_loop};
 use crate::error::Error;
 
@@ -80,7 +81,7 @@ impl<'k> Term<'k> {
 /// Wires whose label the key lacks are left out.
 pub fn terms<'k>(key: &'k AttributeKey, ciphertext: &Ciphertext, wires: &[usize], id: Scalar) -> Vec<Term<'k>> {
     let policy = ciphertext.policy();
-    let indexes = policy.repetition_indexes().of_wire;
+    let indexes = &policy.indexes.of_wire;
     wires
         .iter()
         .filter_map(|i| match policy.wires.get(*i) {
@@ -241,8 +242,9 @@ fn sum_key_parts(key: &AttributeKey, terms: &[Term<'_>], index: usize) -> [G1Aff
         sum.sum()
     });
     for term in terms.iter().filter(|term| term.index == index && std::ptr::eq(term.part, own) && term.k3 != one) {
+        let k3 = Recoded::new(&term.k3);
         for (sum, comb) in sums.iter_mut().zip(key.boneh_katz_combs()) {
-            *sum = comb.add_product_vartime(*sum, &term.k3);
+            *sum = comb.add_product_vartime(*sum, &k3);
         }
     }
     let mut out = [G1Affine::IDENTITY; 4];

@@ -10,6 +10,7 @@ use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::keys::{PublicKey, PublicParts};
+use super::oracle::Points;
 use crate::attributes::BONEH_KATZ_LABEL;
 use crate::ciphertext::Columns;
 use crate::curve::msm::{Recoded, sum_of_products, tables};
@@ -33,6 +34,18 @@ struct WireRef<'a> {
     index: usize,
 }
 
+/// A secret scalar, as it is and recoded.
+struct RecodedScalar {
+    scalar: Zeroizing<Scalar>,
+    recoded: Recoded,
+}
+
+impl RecodedScalar {
+    fn new(scalar: Scalar) -> Self {
+        Self { recoded: Recoded::new(&scalar), scalar: Zeroizing::new(scalar) }
+    }
+}
+
 /// Encapsulates under `policy` and-ed with the Boneh-Katz wire of value `id`.
 pub fn encapsulate(
     rng: &mut impl CryptoRng,
@@ -41,12 +54,13 @@ pub fn encapsulate(
     id: Scalar,
 ) -> Result<Encapsulation, Error> {
     let parts = public.parts();
-    let indexes = policy.repetition_indexes();
+    let indexes = &policy.indexes;
     let r = random_share(rng)?;
     let r_j = (0..indexes.depth).map(|_| random_share(rng)).collect::<Result<Vec<_>, _>>()?;
     let shares = policy.formula.augmented().share(&r, || random_share(rng))?;
 
-    let r_j_recoded: Vec<[Recoded; 2]> = r_j.iter().map(|share| share.each_ref().map(Recoded::new)).collect();
+    let r_j_recoded: Vec<[RecodedScalar; 2]> =
+        r_j.iter().map(|share| share.each_ref().map(|entry| RecodedScalar::new(*entry))).collect();
     let mut columns = Columns {
         c1: b2_product(parts, &r),
         c2: r_j.iter().map(|share| b2_product(parts, share)).collect(),
@@ -86,17 +100,18 @@ type Column = [[u8; G1_BYTES]; 3];
 fn wire_columns(
     parts: &PublicParts,
     wire: &WireRef<'_>,
-    r_j: &[Recoded; 2],
+    r_j: &[RecodedScalar; 2],
     share: &Share,
 ) -> (Column, Option<Column>) {
     if wire.positive {
         let w = wb1_product(parts, share);
-        return (column(&parts.oracle.value(wire.label, &wire.value), r_j, w), None);
+        return (positive_column(parts, wire, r_j, w), None);
     }
     let [u0, u1] = *parts.oracle.label(wire.label);
     let minus_w = wb1_product(parts, &Zeroizing::new(share.map(Scalar::neg)));
     let v_w = wb1_product(parts, &Zeroizing::new(share.map(|entry| entry.mul(wire.value))));
-    (column(&u0, r_j, minus_w), Some(column(&u1, r_j, v_w)))
+    let scalars = [r_j.each_ref().map(|entry| &entry.recoded)];
+    (column(&[&u0], &scalars, minus_w), Some(column(&[&u1], &scalars, v_w)))
 }
 
 /// `[WB]1 share`.
@@ -108,11 +123,24 @@ fn wb1_product(parts: &PublicParts, share: &Share) -> [G1; 3] {
         .map(|row| row.iter().zip(&recoded).fold(G1::IDENTITY, |sum, (comb, scalar)| comb.add_product(sum, scalar)))
 }
 
-/// `M r_j + w`, serialised.
-fn column(m: &Matrix3x2<G1Affine>, r_j: &[Recoded; 2], w: [G1; 3]) -> Column {
-    let m_tables = tables(m.as_flattened());
+/// `(v U0 + U1) r_j + w`, serialised.
+fn positive_column(parts: &PublicParts, wire: &WireRef<'_>, r_j: &[RecodedScalar; 2], w: [G1; 3]) -> Column {
+    match parts.oracle.value(wire.label, &wire.value) {
+        Points::Joined(m) => column(&[&m], &[r_j.each_ref().map(|entry| &entry.recoded)], w),
+        Points::Apart(points) => {
+            let [u0, u1] = &*points;
+            let v_r_j = r_j.each_ref().map(|entry| Recoded::new(&Zeroizing::new(entry.scalar.mul(wire.value))));
+            column(&[u0, u1], &[v_r_j.each_ref(), r_j.each_ref().map(|entry| &entry.recoded)], w)
+        }
+    }
+}
+
+/// `M_1 s_1 + M_2 s_2 + .. + w`, serialised.
+fn column(matrices: &[&Matrix3x2<G1Affine>], scalars: &[[&Recoded; 2]], w: [G1; 3]) -> Column {
+    let tables: Vec<_> = matrices.iter().map(|m| tables(m.as_flattened())).collect();
     let sums: [G1; 3] = std::array::from_fn(|row| {
-        sum_of_products(&[&m_tables[2 * row], &m_tables[2 * row + 1]], &r_j.each_ref()).add(&w[row])
+        let of_row: Vec<_> = tables.iter().flat_map(|tables| &tables[2 * row..2 * row + 2]).collect();
+        sum_of_products(&of_row, scalars.as_flattened()).add(&w[row])
     });
     let mut affine = [G1Affine::IDENTITY; 3];
     G1::batch_to_affine(&sums, &mut affine);

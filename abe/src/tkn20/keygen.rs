@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::dot;
 use super::keys::{AttributeKey, KeyPart, SystemSecretKey};
+use super::oracle::Points;
 use crate::attributes::{Attributes, BONEH_KATZ_LABEL, Value};
 use crate::curve::msm::{Comb, Recoded, sum_of_products, tables};
 use crate::curve::{G1, G1Affine, G2, Scalar};
@@ -85,25 +86,41 @@ impl Issue<'_> {
     fn part(&self, label: &[u8], value: &Value) -> KeyPart {
         let [v0, v1] = label_prf(&self.key.prf_key, label);
         let (v0, v1) = (Zeroizing::new(v0), Zeroizing::new(v1));
+        let a_s = self.a_s_recoded.each_ref();
         match value {
             Value::Wild => {
-                let [u0, u1] = *self.key.oracle.label(label);
-                let (k3, k3wild) = (self.component(&u0, &v0), self.component(&u1, &v1));
+                let [u0, u1] = &*self.key.oracle.label(label);
+                let (k3, k3wild) = (self.component(&[u0], &[a_s], &v0), self.component(&[u1], &[a_s], &v1));
                 KeyPart { value: *value, k3, k3wild: Some(k3wild) }
             }
             Value::Is(y) => {
                 let v = Zeroizing::new(std::array::from_fn(|i| std::array::from_fn(|j| y.mul(v0[i][j]).add(v1[i][j]))));
-                KeyPart { value: *value, k3: self.component(&self.key.oracle.value(label, y), &v), k3wild: None }
+                let k3 = match self.key.oracle.value(label, y) {
+                    Points::Joined(m) => self.component(&[&m], &[a_s], &v),
+                    Points::Apart(points) => {
+                        let [u0, u1] = &*points;
+                        let y_a_s = self.a_s.map(|entry| Recoded::new(&Zeroizing::new(entry.mul(*y))));
+                        self.component(&[u0, u1], &[y_a_s.each_ref(), a_s], &v)
+                    }
+                };
+                KeyPart { value: *value, k3, k3wild: None }
             }
         }
     }
 
-    /// `B* (M^T As) + [B*12 (V^T As)]1`.
-    fn component(&self, m: &Matrix3x2<G1Affine>, v: &Matrix3x2<Scalar>) -> [G1Affine; 4] {
-        let m_tables = tables(m.as_flattened());
-        let scalars = self.a_s_recoded.each_ref();
-        let x: [G1; 2] =
-            [0, 1].map(|column| sum_of_products(&[0, 1, 2].map(|row| &m_tables[row * 2 + column]), &scalars));
+    /// `B* X + [B*12 (V^T As)]1` with `X = M_1^T s_1 + M_2^T s_2 + ..`.
+    fn component(
+        &self,
+        matrices: &[&Matrix3x2<G1Affine>],
+        scalars: &[[&Recoded; 3]],
+        v: &Matrix3x2<Scalar>,
+    ) -> [G1Affine; 4] {
+        let m_tables: Vec<_> = matrices.iter().map(|m| tables(m.as_flattened())).collect();
+        let x: [G1; 2] = [0, 1].map(|column| {
+            let of_column: Vec<_> =
+                m_tables.iter().flat_map(|tables| [0, 1, 2].map(|row| &tables[row * 2 + column])).collect();
+            sum_of_products(&of_column, scalars.as_flattened())
+        });
         let x_tables = tables(&to_affine(&x));
         let x_scalars =
             Zeroizing::new([0, 1].map(|column| dot(&[v[0][column], v[1][column], v[2][column]], &self.a_s)));
