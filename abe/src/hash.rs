@@ -6,6 +6,7 @@
 //! Source: the BLAKE2X paper (Aumasson and others, 2016) with unknown output length; `docs/formats.md#hashes`.
 
 use blake2b_simd::Params;
+use blake2b_simd::many::{HashManyJob, hash_many};
 use rand_core::CryptoRng;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -17,6 +18,8 @@ use crate::limits::DRAW_ATTEMPTS_MAX;
 pub const HASH_BYTES: usize = 32;
 /// Bytes of the seed that a ciphertext hides beside its plaintext.
 pub const SEED_BYTES: usize = 72;
+/// The key under which attribute values are hashed.
+const VALUE_KEY: &[u8] = b"attribute value hashing";
 /// BLAKE2X's marker for an output length that is not known in advance.
 const XOF_LENGTH_UNKNOWN: u64 = 0xffff_ffff << 32;
 const XOF_BLOCK_BYTES: usize = 64;
@@ -36,18 +39,12 @@ pub struct Stream {
 impl Stream {
     /// `key` is at most 64 bytes.
     pub fn new(key: &[u8], message: &[u8]) -> Self {
-        let mut params = Params::new();
-        params.hash_length(64).key(key).node_offset(XOF_LENGTH_UNKNOWN);
-        let mut root = [0; 64];
-        root.copy_from_slice(params.hash(message).as_bytes());
+        let root = *root_params(key).hash(message).as_array();
         Self { root, block: [0; XOF_BLOCK_BYTES], used: XOF_BLOCK_BYTES, next: 0 }
     }
 
     fn refill(&mut self) {
-        let mut params = Params::new();
-        params.hash_length(64).fanout(0).max_depth(0).max_leaf_length(64).inner_hash_length(64);
-        params.node_offset(XOF_LENGTH_UNKNOWN | u64::from(self.next));
-        self.block.copy_from_slice(params.hash(&self.root).as_bytes());
+        self.block = *block_params(self.next).hash(&self.root).as_array();
         // 2^32 blocks are 256 GiB, beyond every length that the format can state.
         self.next = self.next.wrapping_add(1);
         self.used = 0;
@@ -77,6 +74,21 @@ impl Stream {
             data = tail;
         }
     }
+}
+
+/// BLAKE2X's root hash.
+fn root_params(key: &[u8]) -> Params {
+    let mut params = Params::new();
+    params.hash_length(64).key(key).node_offset(XOF_LENGTH_UNKNOWN);
+    params
+}
+
+/// BLAKE2X's hash of the root for one block of output.
+fn block_params(block: u32) -> Params {
+    let mut params = Params::new();
+    params.hash_length(64).fanout(0).max_depth(0).max_leaf_length(64).inner_hash_length(64);
+    params.node_offset(XOF_LENGTH_UNKNOWN | u64::from(block));
+    params
 }
 
 impl Drop for Stream {
@@ -175,7 +187,27 @@ pub fn random_scalar(rng: &mut impl CryptoRng) -> Result<Scalar, Error> {
 
 /// `H(value)`: an attribute value as a scalar.
 pub fn hash_value(value: &[u8]) -> Scalar {
-    draw(&mut Stream::new(b"attribute value hashing", value))
+    draw(&mut Stream::new(VALUE_KEY, value))
+}
+
+/// `H` of many values at once: the hash works on several inputs side by side, which is what reading a policy waits for.
+pub fn hash_values<'v>(values: impl Iterator<Item = &'v [u8]>) -> Vec<Scalar> {
+    let root_params = root_params(VALUE_KEY);
+    let mut roots: Vec<_> = values.map(|value| HashManyJob::new(&root_params, value)).collect();
+    hash_many(&mut roots);
+    let roots: Vec<_> = roots.iter().map(HashManyJob::to_hash).collect();
+    let block_params = block_params(0);
+    let mut blocks: Vec<_> = roots.iter().map(|root| HashManyJob::new(&block_params, root.as_bytes())).collect();
+    hash_many(&mut blocks);
+    roots
+        .iter()
+        .zip(&blocks)
+        .map(|(root, block)| {
+            let block = block.to_hash();
+            // One number in eleven is refused; the stream then goes on behind its first block.
+            draw(&mut Stream { root: *root.as_array(), block: *block.as_array(), used: 0, next: 1 })
+        })
+        .collect()
 }
 
 /// A 3x2 matrix of anything, row by row.
@@ -202,4 +234,19 @@ pub fn label_oracle(label: &[u8]) -> [Matrix3x2<G1Affine>; 2] {
 
 fn entries<T>(entry: impl Fn(usize, usize) -> T) -> Matrix3x2<T> {
     std::array::from_fn(|i| std::array::from_fn(|j| entry(i, j)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_values_hash_as_one_after_the_other() {
+        // Enough of them that some are refused at their first draw.
+        let values: Vec<String> =
+            (0..200).map(|i| format!("value{i}")).chain([String::new(), "x".repeat(300)]).collect();
+        let many = hash_values(values.iter().map(String::as_bytes));
+        assert!(many.iter().zip(&values).all(|(scalar, value)| *scalar == hash_value(value.as_bytes())));
+        assert_eq!(many.len(), values.len());
+    }
 }

@@ -28,7 +28,7 @@ use crate::ciphertext::Ciphertext;
 use crate::codec::{Reader, Writer};
 use crate::curve::Scalar;
 use crate::error::Error;
-use crate::hash::hash_value;
+use crate::hash::hash_values;
 use crate::limits::{FORMAT_WIRES_MAX, Limits};
 use formula::{Formula, GateClass};
 
@@ -234,23 +234,29 @@ impl Policy {
         if count > FORMAT_WIRES_MAX {
             return Err(at.malformed("more wires than an encoded policy has room for"));
         }
-        let wires = (0..count).map(|_| decode_wire(reader.field16("policy wire")?)).collect::<Result<_, _>>()?;
+        let fields =
+            (0..count).map(|_| decode_wire(reader.field16("policy wire")?)).collect::<Result<Vec<_>, Error>>()?;
         reader.finish()?;
+        let scalars = hash_values(fields.iter().map(|(_, wire)| wire.value.as_bytes()));
+        let mut wires = Vec::with_capacity(count);
+        for ((written, wire), scalar) in fields.into_iter().zip(scalars) {
+            if scalar.to_be_bytes() != *written.clone().array::<32>()? {
+                return Err(written.malformed("the scalar is not the hash of the written value"));
+            }
+            wires.push(Wire { scalar, ..wire });
+        }
         Ok(Self::from_parts(wires, formula))
     }
 }
 
-fn decode_wire(mut reader: Reader<'_>) -> Result<Wire, Error> {
+/// A wire and the place of its scalar, which is not in the wire yet.
+fn decode_wire(mut reader: Reader<'_>) -> Result<(Reader<'_>, Wire), Error> {
     let label = word(reader.field16("policy label")?)?;
     let value = word(reader.field16("policy value")?)?;
     let mut field = reader.field16("policy scalar")?;
-    let at = field.clone();
-    let written = field.array::<32>()?;
+    let written = field.clone();
+    field.array::<32>()?;
     field.finish()?;
-    let scalar = hash_value(value.as_bytes());
-    if scalar.to_be_bytes() != *written {
-        return Err(at.malformed("the scalar is not the hash of the written value"));
-    }
     let at = reader.clone();
     let positive = match reader.u8()? {
         0 => false,
@@ -258,7 +264,7 @@ fn decode_wire(mut reader: Reader<'_>) -> Result<Wire, Error> {
         _ => return Err(at.malformed("the polarity is neither 0 nor 1")),
     };
     reader.finish()?;
-    Ok(Wire { label, value, scalar, positive })
+    Ok((written, Wire { label, value, scalar: Scalar::ZERO, positive }))
 }
 
 fn word(mut reader: Reader<'_>) -> Result<String, Error> {

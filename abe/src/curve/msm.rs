@@ -31,6 +31,8 @@ const DIGIT_BITS: usize = 5;
 const DIGITS: usize = 26;
 /// Multiples 1..=16 of a point: a signed 5-bit digit is in -16..=16.
 const MULTIPLES: usize = 1 << (DIGIT_BITS - 1);
+/// Most points that [`Comb::summands_vartime`] gives.
+pub const SUMMANDS_MAX: usize = 2 * DIGITS;
 /// z^2, the eigenvalue of the endomorphism.
 const Z_SQUARED: u128 = 0xac45a4010001a402_0000000100000000;
 /// The cube root of unity in Fp for which `(beta x, -y)` is `z^2 (x, y)`; a test checks it against that law.
@@ -203,13 +205,13 @@ impl Comb {
 // === Public scalars ===
 
 impl Comb {
-    /// `sum + scalar * P`, variable time in the scalar.
-    pub fn add_product_vartime(&self, mut sum: G1, scalar: &Recoded) -> G1 {
-        for (i, table) in self.0.iter().enumerate() {
-            sum = add_vartime(sum, table, scalar.digits[0][i], false);
-            sum = add_vartime(sum, table, scalar.digits[1][i], true);
-        }
-        sum
+    /// The points whose sum is `scalar * P`, at most [`SUMMANDS_MAX`]: for a sum of many points at once. Variable time in the scalar.
+    pub fn summands_vartime(&self, scalar: &Recoded) -> impl Iterator<Item = G1Affine> {
+        self.0.iter().enumerate().flat_map(|(i, table)| {
+            [entry_vartime(table, scalar.digits[0][i], false), entry_vartime(table, scalar.digits[1][i], true)]
+                .into_iter()
+                .flatten()
+        })
     }
 }
 
@@ -244,12 +246,14 @@ pub fn mul_vartime(points: &[G1Affine], scalar: &Scalar) -> Vec<G1> {
 }
 
 fn add_vartime(sum: G1, table: &Table, digit: i8, endomorphism: bool) -> G1 {
-    if digit == 0 {
-        return sum;
-    }
-    let entry = table[usize::from(digit.unsigned_abs()) - 1];
-    let entry = if endomorphism { entry.scale_x(beta()) } else { entry };
-    sum.add_affine(&entry.conditional_neg(Choice::from(u8::from((digit < 0) != endomorphism))))
+    entry_vartime(table, digit, endomorphism).map_or(sum, |entry| sum.add_affine(&entry))
+}
+
+/// `digit P`, or `digit z^2 P`; nothing for a zero.
+fn entry_vartime(table: &Table, digit: i8, endomorphism: bool) -> Option<G1Affine> {
+    let entry = table.get(usize::from(digit.unsigned_abs()).checked_sub(1)?)?;
+    let entry = if endomorphism { entry.scale_x(beta()) } else { *entry };
+    Some(entry.conditional_neg(Choice::from(u8::from((digit < 0) != endomorphism))))
 }
 
 #[cfg(test)]
@@ -295,6 +299,8 @@ mod tests {
             assert!(same(sum_of_products(&[&table[0], &table[1]], &[&k_digits, &l_digits]), kp.add(&lq)));
             assert!(same(comb.add_product(lq, &k_digits), kp.add(&lq)));
             assert!(same(mul_vartime(&[q], l)[0], lq));
+            let summands: Vec<_> = comb.summands_vartime(&k_digits).collect();
+            assert!(same(G1::sum_vartime(&summands), kp));
         }
     }
 
@@ -307,5 +313,11 @@ mod tests {
         assert!(sum_of_products(&[&table[0], &table[1]], &[&k, &k]).to_affine().is_identity());
         let twice = G1::from(p).mul(&Scalar::from_u64(0x1234_5678_9abc)).double();
         assert!(same(sum_of_products(&[&table[0], &table[2]], &[&k, &k]), twice));
+        // blst's batched sum has its own formulas: hold it to the same cases.
+        let none = G1Affine::IDENTITY;
+        for row in [vec![], vec![none], vec![p, p], vec![p, opposite], vec![p, none, opposite, p], vec![p; 101]] {
+            let expected = row.iter().fold(G1::IDENTITY, |sum, point| sum.add_affine(point));
+            assert!(same(G1::sum_vartime(&row), expected), "{} points", row.len());
+        }
     }
 }

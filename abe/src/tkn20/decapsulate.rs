@@ -25,12 +25,12 @@
 //! may show. The key's points are secret: they pass only through additions and pairings, whose time does not depend on
 //! coordinates but in the negligible case of equal or opposite points.
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::keys::{AttributeKey, KeyPart};
 use crate::attributes::Value;
 use crate::ciphertext::Ciphertext;
-use crate::curve::msm::Recoded;
+use crate::curve::msm::{Recoded, SUMMANDS_MAX};
 use crate::curve::{G1, G1Affine, G2Affine, Gt, Scalar, final_exponentiation, miller_loop};
 use crate::error::Error;
 
@@ -176,78 +176,83 @@ fn read_g2_column<'c>(
     Ok(column)
 }
 
-/// Points to add up and points to multiply first, one row of a column.
-#[derive(Default)]
-struct Row {
-    plain: Vec<G1Affine>,
-    points: Vec<G1Affine>,
-    scalars: Vec<Scalar>,
+/// Rows of points to add up; those with a factor are multiplied first.
+struct Rows<const N: usize> {
+    plain: [Vec<G1Affine>; N],
+    points: [Vec<G1Affine>; N],
+    /// The factors of `points`, the same in every row.
+    factors: Vec<Scalar>,
 }
 
-impl Row {
-    fn push(&mut self, point: G1Affine, factor: &Scalar) {
-        if *factor == Scalar::from_u64(1) {
-            self.plain.push(point);
-        } else {
-            self.points.push(point);
-            self.scalars.push(*factor);
+impl<const N: usize> Rows<N> {
+    /// With room for `n` points a row, so that no secret is left behind in a buffer that was outgrown.
+    fn new(n: usize) -> Self {
+        Self {
+            plain: [(); N].map(|()| Vec::with_capacity(n)),
+            points: [(); N].map(|()| Vec::new()),
+            factors: Vec::new(),
         }
     }
 
-    fn sum(&self) -> G1 {
-        let plain = G1::sum_vartime(&self.plain);
-        if self.points.is_empty() { plain } else { plain.add(&G1::msm_vartime(&self.points, &self.scalars)) }
+    fn push(&mut self, column: &[G1Affine; N], factor: &Scalar) {
+        let one = *factor == Scalar::from_u64(1);
+        let rows = if one { &mut self.plain } else { &mut self.points };
+        for (row, point) in rows.iter_mut().zip(column) {
+            row.push(*point);
+        }
+        if !one {
+            self.factors.push(*factor);
+        }
+    }
+
+    fn sum(&self) -> [G1Affine; N] {
+        let sums: [G1; N] = std::array::from_fn(|row| {
+            let plain = G1::sum_vartime(&self.plain[row]);
+            if self.factors.is_empty() {
+                return plain;
+            }
+            plain.add(&G1::msm_vartime(&self.points[row], &self.factors))
+        });
+        let mut out = [G1Affine::IDENTITY; N];
+        G1::batch_to_affine(&sums, &mut out);
+        out
     }
 }
 
-impl Drop for Row {
+impl<const N: usize> Drop for Rows<N> {
     fn drop(&mut self) {
-        zeroize::Zeroize::zeroize(&mut self.plain);
-        zeroize::Zeroize::zeroize(&mut self.points);
+        self.plain.iter_mut().chain(&mut self.points).for_each(Zeroize::zeroize);
     }
 }
 
 /// The three rows of P. No endomorphism is used here: the points may lie outside the subgroup.
 fn sum_c3(c3: &C3, terms: &[Term<'_>]) -> [G1Affine; 3] {
-    let sums: [G1; 3] = std::array::from_fn(|row| {
-        let mut sum = Row::default();
-        for term in terms {
-            sum.push(c3.c3[term.wire][row], &term.c3);
-            if let (Some(factor), Some(column)) = (&term.c3neg, &c3.c3neg[term.wire]) {
-                sum.push(column[row], factor);
-            }
+    let mut rows = Rows::new(terms.len() + 1);
+    for term in terms {
+        rows.push(&c3.c3[term.wire], &term.c3);
+        if let (Some(factor), Some(column)) = (&term.c3neg, &c3.c3neg[term.wire]) {
+            rows.push(column, factor);
         }
-        sum.sum()
-    });
-    let mut out = [G1Affine::IDENTITY; 3];
-    G1::batch_to_affine(&sums, &mut out);
-    out
+    }
+    rows.sum()
 }
 
 /// The four rows of Q_j.
 fn sum_key_parts(key: &AttributeKey, terms: &[Term<'_>], index: usize) -> [G1Affine; 4] {
-    let one = Scalar::from_u64(1);
     let own = key.boneh_katz_part();
-    let mut sums: [G1; 4] = std::array::from_fn(|row| {
-        let mut sum = Row::default();
-        for term in terms.iter().filter(|term| term.index == index) {
-            let by_comb = std::ptr::eq(term.part, own) && term.k3 != one;
-            if !by_comb {
-                sum.push(term.part.k3[row], &term.k3);
+    let mut rows: Rows<4> = Rows::new(2 * terms.len() + SUMMANDS_MAX + 1);
+    for term in terms.iter().filter(|term| term.index == index) {
+        if std::ptr::eq(term.part, own) {
+            let k3 = Recoded::new(&term.k3);
+            for (row, comb) in rows.plain.iter_mut().zip(key.boneh_katz_combs()) {
+                row.extend(comb.summands_vartime(&k3));
             }
-            if let Some(k3wild) = &term.part.k3wild {
-                sum.push(k3wild[row], &term.k3wild);
-            }
+        } else {
+            rows.push(&term.part.k3, &term.k3);
         }
-        sum.sum()
-    });
-    for term in terms.iter().filter(|term| term.index == index && std::ptr::eq(term.part, own) && term.k3 != one) {
-        let k3 = Recoded::new(&term.k3);
-        for (sum, comb) in sums.iter_mut().zip(key.boneh_katz_combs()) {
-            *sum = comb.add_product_vartime(*sum, &k3);
+        if let Some(k3wild) = &term.part.k3wild {
+            rows.push(k3wild, &term.k3wild);
         }
     }
-    let mut out = [G1Affine::IDENTITY; 4];
-    G1::batch_to_affine(&sums, &mut out);
-    out
+    rows.sum()
 }
