@@ -1,5 +1,7 @@
 //! Properties: what holds for every policy, and for every string of bytes.
 
+#[path = "../fuzz/bodies.rs"]
+mod bodies;
 mod common;
 
 use cinnabar_abe::envelope::WrappedSecret;
@@ -257,5 +259,31 @@ fn policy_errors_show_the_place_and_the_fix() {
         ("a: b c: d", "left-over"),
     ] {
         assert_eq!(kind(text).code(), code, "{text}");
+    }
+}
+
+// === What fuzzing found, and what it starts from ===
+
+#[test]
+fn every_regression_input_holds() {
+    type Body = fn(&[u8]);
+    let bodies: [(&str, Body); 6] = [
+        ("policy", bodies::policy),
+        ("public_key", bodies::public_key),
+        ("system_secret_key", bodies::system_secret_key),
+        ("attribute_key", bodies::attribute_key),
+        ("ciphertext", bodies::ciphertext),
+        ("wrapped_key", bodies::wrapped_key),
+    ];
+    for (target, body) in bodies {
+        let folder = format!("{}/fuzz/regressions/{target}", env!("CARGO_MANIFEST_DIR"));
+        let mut inputs = 0;
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            println!("{}", path.display());
+            body(&std::fs::read(path).unwrap());
+            inputs += 1;
+        }
+        assert!(inputs > 0, "{folder} is empty");
     }
 }

@@ -248,11 +248,9 @@ impl Parser<'_> {
         match token.kind {
             TokenKind::Word => match keyword_in_capitals(word) {
                 Some("not") => {
-                    return self.error(Kind::KeywordCase, span).with_hint("write `and not` or `or not`, in lower case");
+                    self.error(Kind::KeywordCase, span).with_hint("write `and not` or `or not`, in lower case")
                 }
-                Some(keyword) => {
-                    return self.error(Kind::KeywordCase, span).with_hint(format!("write `{keyword}`"));
-                }
+                Some(keyword) => self.error(Kind::KeywordCase, span).with_hint(format!("write `{keyword}`")),
                 None => self.error(Kind::LeftOver, span),
             },
             TokenKind::Not => self.error(Kind::LeftOver, span).with_hint("write `and not` or `or not`"),

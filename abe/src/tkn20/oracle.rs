@@ -21,11 +21,14 @@ pub type LabelPoints = [Matrix3x2<G1Affine>; 2];
 /// `v U0 + U1` of a label and a value v.
 pub type ValuePoints = Matrix3x2<G1Affine>;
 
+/// A label and a hashed value.
+type ValueKey = (Vec<u8>, [u8; SCALAR_BYTES]);
+
 /// A bounded memory of oracle points. One per public key and per system secret key.
 pub struct Oracle {
     labels: Cache<Vec<u8>, Arc<LabelPoints>>,
     /// `None` marks a pair that was used once.
-    values: Cache<(Vec<u8>, [u8; SCALAR_BYTES]), Option<Arc<ValuePoints>>>,
+    values: Cache<ValueKey, Option<Arc<ValuePoints>>>,
 }
 
 /// What `v U0 + U1` is to be multiplied from.

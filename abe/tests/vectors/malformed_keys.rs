@@ -150,14 +150,24 @@ fn system_secret_keys() -> usize {
     check("system secret key", &valid, changes, |bytes| SystemSecretKey::from_bytes(bytes).map(|_| ()))
 }
 
-fn attribute_keys() -> usize {
-    let file = testdata("basic.json");
-    // country and dept, and the transform's own label.
-    let valid = hex(file["attribute_keys"][0]["attribute_key"].as_str().unwrap());
-    let own = b"internal-boneh-katz-transform-attribute";
-    let list_bytes = usize::from(u16::from_le_bytes([valid[0], valid[1]]));
-    let (wild, k1) = (4 + 2 + 7, 2 + list_bytes + 6);
-    let (k2, count) = (k1 + 3 * 192 + 6, k1 + 3 * 192 + 6 + 4 * 96);
+const OWN_LABEL: &[u8] = b"internal-boneh-katz-transform-attribute";
+/// Bytes of a part with the transform's own label: label, column.
+const OWN_PART_BYTES: usize = 2 + OWN_LABEL.len() + 2 + 4 + 4 * 96;
+
+/// Country and department, and the transform's own label.
+fn attribute_key() -> Vec<u8> {
+    hex(testdata("basic.json")["attribute_keys"][0]["attribute_key"].as_str().unwrap())
+}
+
+/// Where the transform's own label ends in the attribute list.
+fn own_label_end(key: &[u8]) -> usize {
+    key.windows(OWN_LABEL.len()).position(|window| window == OWN_LABEL).unwrap() + OWN_LABEL.len()
+}
+
+fn attribute_lists() -> usize {
+    let valid = attribute_key();
+    // The list's length and count, then the first label's length and the label.
+    let wild = 4 + 2 + 7;
     let changes: Vec<(&str, Change)> = vec![
         ("empty", cut(0)),
         ("three bytes", cut(3)),
@@ -167,24 +177,33 @@ fn attribute_keys() -> usize {
         ("list count one less", flip(2, 1)),
         ("labels not ascending", replace(b"country\0".to_vec(), b"xountry\0".to_vec())),
         ("a label twice", replace([b"\x04\0dept".as_slice()].concat(), b"\x04\0coun".to_vec())),
-        ("own label misspelt", replace(own[..10].to_vec(), b"internaL-b".to_vec())),
+        ("own label misspelt", replace(OWN_LABEL[..10].to_vec(), b"internaL-b".to_vec())),
         ("wild byte is 2", set(wild, vec![2])),
         ("wild byte set on a value", set(wild, vec![1])),
         ("value is r", set(wild + 1, hex(R))),
         (
             "own attribute not wild",
-            Box::new(move |key| {
-                let at = key.windows(own.len()).position(|window| window == own).unwrap();
-                key[at + own.len()] = 0;
+            Box::new(|key| {
+                let at = own_label_end(key);
+                key[at] = 0;
             }),
         ),
         (
             "own attribute with a value",
-            Box::new(move |key| {
-                let at = key.windows(own.len()).position(|window| window == own).unwrap();
-                key[at + own.len() + 32] = 1;
+            Box::new(|key| {
+                let at = own_label_end(key);
+                key[at + 32] = 1;
             }),
         ),
+    ];
+    check("attribute list", &valid, changes, |bytes| AttributeKey::from_bytes(bytes).map(|_| ()))
+}
+
+fn attribute_key_parts() -> usize {
+    let valid = attribute_key();
+    let k1 = 2 + usize::from(u16::from_le_bytes([valid[0], valid[1]])) + 6;
+    let (k2, count) = (k1 + 3 * 192 + 6, k1 + 3 * 192 + 6 + 4 * 96);
+    let changes: Vec<(&str, Change)> = vec![
         ("k1 declared 1x3", set(k1 - 4, vec![1, 0, 3, 0])),
         ("k1 point off the curve", flip(k1 + 191, 1)),
         ("k1 point outside the subgroup", set(k1, point_outside_subgroup("c1[0] := point on", 192))),
@@ -206,18 +225,16 @@ fn attribute_keys() -> usize {
         ("k3 point with the compression bit", flip(count + 2 + 2 + 7 + 6, 0x80)),
         (
             "k3wild missing",
-            Box::new(move |key| {
-                let part = 2 + own.len() + 2 + 4 + 4 * 96;
-                let at = key.len() - part - 2;
+            Box::new(|key| {
+                let at = key.len() - OWN_PART_BYTES - 2;
                 key.truncate(at);
                 key.extend_from_slice(&[0, 0]);
             }),
         ),
         (
             "k3wild twice",
-            Box::new(move |key| {
-                let part = 2 + own.len() + 2 + 4 + 4 * 96;
-                let at = key.len() - part;
+            Box::new(|key| {
+                let at = key.len() - OWN_PART_BYTES;
                 let copy = key[at..].to_vec();
                 key[at - 2] = 2;
                 key.extend(copy);
@@ -225,8 +242,8 @@ fn attribute_keys() -> usize {
         ),
         (
             "k3wild of another label",
-            Box::new(move |key| {
-                let at = key.len() - (own.len() + 2 + 4 + 4 * 96);
+            Box::new(|key| {
+                let at = key.len() - (OWN_PART_BYTES - 2);
                 key[at] = b'x';
             }),
         ),
@@ -243,7 +260,7 @@ fn attribute_keys() -> usize {
 
 #[test]
 fn malformed_keys_are_refused_with_a_place() {
-    let cases = public_keys() + system_secret_keys() + attribute_keys();
+    let cases = public_keys() + system_secret_keys() + attribute_lists() + attribute_key_parts();
     println!("malformed keys: {cases} cases");
     assert!(cases >= 40);
 }

@@ -1,0 +1,63 @@
+# Cinnabar: every task of the project, by people and by machines. `make` lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/var/tools/bin:$(PATH)
+
+CARGO ?= cargo
+# Seconds that `make fuzz` spends on each target, and which targets.
+SECS ?= 60
+TARGET ?= policy public_key system_secret_key attribute_key ciphertext wrapped_key
+
+.PHONY: help setup demo test test-planted e2e verify fmt-check lint docs deny tidy fix bench fuzz advisories
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup: ## install what is missing, without root; safe to repeat
+	@scripts/setup
+
+demo: setup ## the main job, live: keys, a policy, one machine that may open and one that may not
+	@$(CARGO) build --release --quiet --locked
+	@scripts/demo target/release/cinnabar
+
+test: setup ## all tests
+	$(CARGO) test --workspace --locked
+
+test-planted: ## plant each known defect and see that the attack tests turn red
+	@scripts/test-planted
+
+e2e: ## only the tests that run the real binary
+	$(CARGO) test --locked --test e2e
+
+verify: fmt-check lint docs deny tidy ## formatting, lints, docs, dependencies, tidiness; never writes to the tree
+
+fmt-check:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+docs: ## build the documentation; a warning is an error
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+deny:
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: run make setup"; exit 1; }
+	$(CARGO) deny --offline --locked check bans licenses sources
+
+tidy:
+	$(CARGO) test --locked --test tidy
+
+advisories: ## compare the lock file with the public advisory database (needs the network)
+	$(CARGO) deny check advisories
+
+fix: ## apply lints' suggestions and format
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+bench: ## figures with processor and commit, then criterion's
+	$(CARGO) run --release --locked -- abe bench
+	$(CARGO) bench --locked -p cinnabar-abe
+
+fuzz: setup ## fuzz every decoder: make fuzz SECS=30 TARGET="policy ciphertext"
+	@scripts/fuzz $(SECS) $(TARGET)

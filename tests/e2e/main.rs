@@ -1,0 +1,3 @@
+//! The real binary on real files: what the README shows, and what every command refuses.
+
+mod abe;

@@ -1,0 +1,147 @@
+//! What compilers and linters do not check: module docs, function lengths, where unsafe code may be, which crate may
+//! depend on which, and version floors.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use semver::Version;
+use toml::Table;
+
+/// Most lines of one function.
+const FUNCTION_LINES_MAX: usize = 70;
+/// Most lines of one source file.
+const FILE_LINES_MAX: usize = 700;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file of the project, by path from its root.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && !["target", "var", ".git", "corpus", "artifacts"].contains(&name.as_str()) {
+                folders.push(path);
+            } else if name.ends_with(".rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(root()).unwrap().to_path_buf(), text));
+            }
+        }
+    }
+    assert!(found.len() > 20, "the walk found only {} files", found.len());
+    found
+}
+
+fn table(path: &str) -> Table {
+    fs::read_to_string(root().join(path)).unwrap().parse().unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+#[test]
+fn every_file_says_what_it_holds() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//!"), "{}: no module doc on top", path.display());
+    }
+}
+
+#[test]
+fn files_and_functions_stay_readable() {
+    for (path, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() <= FILE_LINES_MAX, "{}: {} lines", path.display(), lines.len());
+        for (start, line) in lines.iter().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_function = words.iter().take(4).any(|word| *word == "fn") && !line.trim_start().starts_with("//");
+            if !is_function {
+                continue;
+            }
+            let close = format!("{}}}", " ".repeat(indent));
+            let length = lines[start..].iter().position(|line| *line == close).map_or(0, |end| end + 1);
+            assert!(length <= FUNCTION_LINES_MAX, "{}:{}: a function of {length} lines", path.display(), start + 1);
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_has_one_home_and_every_block_a_reason() {
+    let home = Path::new("abe/src/curve/ffi.rs");
+    let own = Path::new("tests/tidy/main.rs");
+    for (path, text) in sources().into_iter().filter(|(path, _)| path != own) {
+        let lines: Vec<&str> = text.lines().collect();
+        for (n, line) in lines.iter().enumerate() {
+            if !line.contains("unsafe {") {
+                continue;
+            }
+            assert_eq!(path, home, "unsafe code outside the door to blst");
+            let reason = lines[..n].iter().rev().take(5).any(|line| line.trim_start().starts_with("// SAFETY:"));
+            assert!(reason, "{}:{}: unsafe without a reason", path.display(), n + 1);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let marks = ["TO", "FIX", "XX"].into_iter().zip(["DO", "ME", "X"]).map(|(a, b)| format!("{a}{b}"));
+    let marks: Vec<String> = marks.chain(["todo", "unimplemented", "dbg"].map(|name| format!("{name}!("))).collect();
+    for (path, text) in sources() {
+        for mark in &marks {
+            assert!(!text.contains(mark), "{}: {mark}", path.display());
+        }
+    }
+}
+
+/// What each crate may depend on among ours: arrows point down.
+const ARROWS: [(&str, &str, &[&str]); 2] =
+    [("cinnabar", "Cargo.toml", &["cinnabar-abe"]), ("cinnabar-abe", "abe/Cargo.toml", &[])];
+
+#[test]
+fn arrows_between_crates_point_down() {
+    let members = table("Cargo.toml")["workspace"]["members"].as_array().unwrap().len();
+    assert_eq!(members + 1, ARROWS.len(), "a crate without a row in ARROWS");
+    for (name, manifest, allowed) in ARROWS {
+        let manifest = table(manifest);
+        assert_eq!(manifest["package"]["name"].as_str(), Some(name));
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            for dependency in manifest.get(section).and_then(|s| s.as_table()).into_iter().flat_map(Table::keys) {
+                let ours = dependency.starts_with("cinnabar");
+                assert!(!ours || allowed.contains(&dependency.as_str()), "{name} must not depend on {dependency}");
+            }
+        }
+    }
+}
+
+#[test]
+fn locked_versions_reach_their_floors() {
+    let lock = table("Cargo.lock");
+    let mut locked: BTreeMap<&str, Vec<Version>> = BTreeMap::new();
+    for package in lock["package"].as_array().unwrap() {
+        let version = package["version"].as_str().unwrap().parse().unwrap();
+        locked.entry(package["name"].as_str().unwrap()).or_default().push(version);
+    }
+    let advisories = table("advisories.toml");
+    let floors = advisories["floors"].as_table().unwrap();
+    assert!(!floors.is_empty());
+    for (name, floor) in floors {
+        let version = |value: &toml::Value| value.as_str().unwrap().parse::<Version>().unwrap();
+        for found in locked.get(name.as_str()).into_iter().flatten() {
+            let reaches = *found >= version(&floor["least"]);
+            let other =
+                floor.get("or").is_some_and(|or| *found >= version(&or["least"]) && *found < version(&or["below"]));
+            assert!(reaches || other, "{name} {found} is below its floor {floor}");
+        }
+    }
+}
+
+#[test]
+fn scripts_can_be_run() {
+    use std::os::unix::fs::PermissionsExt;
+    for script in [".ci/run", "scripts/setup", "scripts/demo", "scripts/test-planted", "scripts/fuzz"] {
+        let mode = fs::metadata(root().join(script)).unwrap().permissions().mode();
+        assert_ne!(mode & 0o100, 0, "{script} is not executable");
+    }
+}
