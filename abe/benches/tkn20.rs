@@ -2,7 +2,10 @@
 //! that are quoted.
 #![allow(missing_docs)]
 
-use cinnabar_abe::{Attributes, Ciphertext, Policy, PublicKey, SystemSecretKey, setup};
+use std::num::NonZeroU32;
+
+use cinnabar_abe::envelope::{Context, Kind, PolicySecretKey, wrap};
+use cinnabar_abe::{Attributes, Ciphertext, Policy, PolicyId, PublicKey, SystemSecretKey, setup};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use getrandom::SysRng;
 use rand_core::UnwrapErr;
@@ -49,5 +52,22 @@ fn tkn20(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, tkn20);
+/// A customer key unwrapped with an opened policy key.
+fn unwrap(criterion: &mut Criterion) {
+    let mut rng = UnwrapErr(SysRng);
+    let key = PolicySecretKey::generate(&mut rng);
+    let context = Context {
+        cluster: b"bench",
+        kind: Kind::Certificate,
+        zone: "example.com",
+        name: "crt",
+        spki_sha256: Some([7; 32]),
+        policy: PolicyId::from_bytes([1; 32]),
+        policy_key_version: NonZeroU32::MIN,
+    };
+    let wrapped = wrap(&mut rng, &key.public_key(), &context, &[7; 121]).unwrap();
+    criterion.bench_function("envelope/unwrap", |b| b.iter(|| key.unwrap(&context, &wrapped)));
+}
+
+criterion_group!(benches, tkn20, unwrap);
 criterion_main!(benches);

@@ -65,7 +65,7 @@ impl Ciphertext {
     /// Reads a ciphertext of either framing and uses up all bytes.
     ///
     /// Checks the structure and the policy (see `docs/formats.md#strictness`), no point and no tag. Work is linear in
-    /// the bytes, about 25 microseconds for 50 conditions.
+    /// the bytes: microseconds, not milliseconds.
     ///
     /// # Errors
     /// [`Error::Malformed`] with the offset of what is wrong; [`Error::TooLong`] past

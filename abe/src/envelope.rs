@@ -2,7 +2,7 @@
 //!
 //! A *policy key* is an X25519 pair per (policy, version). Its private half is encrypted by TKN20 under the policy
 //! ([`PolicySecretKey::encrypt`]); a customer secret is wrapped to its public half by HPKE ([`wrap`]). So a machine pays
-//! for attribute-based decryption once per policy, and for 0.1 ms of X25519 per secret after that.
+//! for attribute-based decryption once per policy, and a fortieth of that per secret from then on.
 //!
 //! Law: a wrapped secret opens only under the name it was wrapped for. Its [`Context`] (cluster, kind, zone, name, SPKI
 //! hash, policy, version) goes into HPKE's `info` and into the associated data, every part behind its length, so that no
@@ -101,6 +101,12 @@ impl Context<'_> {
     }
 }
 
+/// Whether 32 little-endian bytes are a number below 2^255 - 19.
+pub(crate) fn is_canonical_25519(bytes: &[u8; 32]) -> bool {
+    let at_least_the_prime = bytes[31] == 0x7f && bytes[1..31].iter().all(|byte| *byte == 0xff) && bytes[0] >= 0xed;
+    bytes[31] <= 0x7f && !at_least_the_prime
+}
+
 /// Every part behind its length in 32 bits, little-endian.
 pub(crate) fn length_prefixed(parts: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -126,8 +132,7 @@ impl PolicyPublicKey {
     /// shared secret would be zero.
     pub fn from_bytes(bytes: [u8; X25519_BYTES]) -> Result<Self, Error> {
         let malformed = |problem| Error::Malformed { what: "policy public key", at: 0, problem };
-        let all_high = bytes[1..31].iter().all(|byte| *byte == 0xff);
-        if bytes[31] > 0x7f || (bytes[31] == 0x7f && all_high && bytes[0] >= 0xed) {
+        if !is_canonical_25519(&bytes) {
             return Err(malformed("the number is not below 2^255 - 19"));
         }
         // Any private key finds out: it is a multiple of the cofactor.

@@ -46,8 +46,9 @@ pub(crate) struct Wire {
 ///
 /// Made from text by [`Policy::parse`] (or `str::parse`), or read from a ciphertext by [`Policy::extract`].
 /// `Display` prints the reference's form: `(region:EU and not country:FR)`, every gate in parentheses, negation at the
-/// conditions. That form parses to the same policy as long as its nesting stays under the depth limit, which a chain
-/// of more than 63 operators does not: raise [`Limits::policy_depth`] to read such a text back.
+/// conditions. That form parses to the same policy as long as it stays under the limits, which its parentheses may
+/// break where the writer's text did not: a chain of more than 63 operators nests too deeply, and a long text may grow
+/// past 4 KiB. Raise [`Limits::policy_depth`] and [`Limits::policy_text_bytes`] to read such a text back.
 ///
 /// Equality is structural, in the writer's order; [`Policy::id`] is equal for policies that differ only in order,
 /// parentheses, double negation or repetition.

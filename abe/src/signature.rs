@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::codec::Reader;
-use crate::envelope::length_prefixed;
+use crate::envelope::{is_canonical_25519, length_prefixed};
 use crate::error::Error;
 use crate::limits::RECORD_BYTES_MAX;
 use crate::secret::SecretBytes;
@@ -95,9 +95,15 @@ impl RecordVerifyingKey {
     /// Reads a verifying key.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for bytes that are no point of the curve, or one of low order.
+    /// [`Error::Malformed`] for bytes that are no point of the curve, not its one encoding, or a point of low order.
     pub fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Result<Self, Error> {
         let malformed = |problem| Error::Malformed { what: "verifying key", at: 0, problem };
+        // The library reads y mod p, so that one key would have two spellings. Bit 255 is the sign of x.
+        let mut y = *bytes;
+        y[31] &= 0x7f;
+        if !is_canonical_25519(&y) {
+            return Err(malformed("the number is not below 2^255 - 19"));
+        }
         let key = VerifyingKey::from_bytes(bytes).map_err(|_| malformed("not a point of the curve"))?;
         if key.is_weak() {
             return Err(malformed("the point is of low order"));

@@ -225,7 +225,11 @@ fn a_signature_holds_for_its_record_domain_and_key_only() {
 }
 
 #[test]
-fn weak_verifying_keys_are_refused() {
+fn weak_and_misspelt_verifying_keys_are_refused() {
+    // y = p + 3: the point exists, under another spelling.
+    let mut bytes = [0xff; 32];
+    (bytes[0], bytes[31]) = (0xf0, 0x7f);
+    assert!(RecordVerifyingKey::from_bytes(&bytes).is_err());
     for (byte, rest) in [(0, 0), (1, 0), (0xec, 0xff)] {
         let mut bytes = [rest; 32];
         bytes[0] = byte;

@@ -17,7 +17,8 @@
 //! ciphertext without it; what it can do is make a ciphertext with t in unused wires, or cancelling in the sum, that
 //! this mode opens and the reference refuses, and only if it could make the honest one too (the tag covers all bytes).
 //! One random combination of the points would not do better: the cofactor has factors 3 and 11, so a combination misses
-//! with probability 1/3. [`PointChecks::Every`] checks each point, at 33 microseconds for each of 3 per condition.
+//! with probability 1/3. [`PointChecks::Every`] checks each point, three per condition, which triples the
+//! price of a decryption under 50 (figures: `docs/performance.md`).
 //!
 //! # Timing
 //!
@@ -40,7 +41,7 @@ pub enum PointChecks {
     /// The sums that enter a pairing: sound, and the default. See `docs/formats.md#group-checks` for the argument.
     #[default]
     Sums,
-    /// Every point, as the reference does: 7 ms instead of 0.1 for 50 conditions.
+    /// Every point, as the reference does: three times the price for 50 conditions.
     Every,
 }
 

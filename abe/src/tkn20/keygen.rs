@@ -24,8 +24,7 @@ use crate::limits::FIELD_BYTES_MAX;
 impl SystemSecretKey {
     /// Issues an attribute key. No wildcard but the transform's own is ever issued here.
     ///
-    /// Constant time in the secrets. About 30 ms for 50 labels the first time this key sees them on the reference
-    /// machine of `docs/performance.md`.
+    /// Constant time in the secrets. Costs are in `docs/performance.md`; labels that this key has seen before cost half.
     ///
     /// # Errors
     /// [`Error::Attribute`] when `attributes` (read from another key) holds a wildcard; [`Error::TooLong`] when they do

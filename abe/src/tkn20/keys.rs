@@ -250,7 +250,7 @@ impl AttributeKey {
 
     /// Reads an attribute key and uses up all bytes.
     ///
-    /// Checks every point's curve and subgroup (about 7 ms for 50 labels: parse once, keep the key), strictly ascending
+    /// Checks every point's curve and subgroup (four per label: parse once, keep the key), strictly ascending
     /// labels, and that the parts are there for exactly the labels of the attribute list, k3wild for exactly the wild
     /// ones, the transform's own among them. Keys with other wildcards are read ([`Attributes::wildcard_labels`] tells).
     ///
