@@ -30,6 +30,21 @@ enum Command {
     Abe(abe::Command),
 }
 
+/// Reports a command line that could not be read; `--help` and `--version` come here too.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    let asks_for_json = std::env::args().any(|arg| matches!(arg.as_str(), "-ojson" | "--output=json"))
+        || std::env::args()
+            .zip(std::env::args().skip(1))
+            .any(|(name, value)| matches!(name.as_str(), "-o" | "--output") && value == "json");
+    if asks_for_json && error.use_stderr() {
+        let error = CliError::Usage(error.render().to_string().trim_end().to_owned());
+        error.print(Format::Json);
+        return error.exit_code();
+    }
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+}
+
 /// Runs a command line; errors go to standard error.
 pub fn run(cli: Cli) -> ExitCode {
     let result: Result<(), CliError> = match cli.command {

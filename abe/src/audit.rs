@@ -8,19 +8,22 @@
 
 use crate::ciphertext::Ciphertext;
 use crate::error::Error;
+use crate::tkn20::boneh_katz::finds_seed;
 use crate::tkn20::decapsulate::PointChecks;
 use crate::tkn20::keys::AttributeKey;
 
 /// What an audit found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Made by a defective encryptor: consider it readable by every key of its authority, and encrypt it anew.
+    /// Made by a defective encryptor: consider it readable by every key of its authority, and encrypt it anew. Holds for
+    /// a ciphertext whose tag or plaintext was changed since, too: who attacks does not mind.
     Defective,
-    /// Not made by a defective encryptor. When the key does not satisfy the policy this rests on the caller's word that
-    /// key and ciphertext are of one authority; when it does, the ciphertext was opened and it is certain.
+    /// Not made by a defective encryptor. When the key satisfies the policy, the ciphertext was opened and this is
+    /// certain; when it does not, it rests on the caller's word that the ciphertext is of the key's authority and its
+    /// header unchanged, because a key of another authority finds nothing in any ciphertext.
     Sound,
-    /// This key cannot find out: the policy has one condition that the key does not satisfy, or key and ciphertext are
-    /// not of one authority, or the ciphertext is damaged.
+    /// This key cannot find out: the policy has one condition that the key does not satisfy, or the key satisfies the
+    /// policy and does not open the ciphertext (another authority's, or damaged).
     CannotTell,
 }
 
@@ -43,11 +46,6 @@ impl AttributeKey {
     /// # Errors
     /// [`Error::Malformed`] when a point of the ciphertext is not what it must be.
     pub fn audit(&self, ciphertext: &Ciphertext) -> Result<Verdict, Error> {
-        let opens = |result: Result<_, Error>| match result {
-            Ok(_) => Ok(true),
-            Err(Error::Rejected | Error::NotSatisfied) => Ok(false),
-            Err(error) => Err(error),
-        };
         let conditions = ciphertext.policy().conditions();
         let satisfies = self.could_decrypt(ciphertext);
         if conditions == 1 && !satisfies {
@@ -55,10 +53,11 @@ impl AttributeKey {
         }
         // The wire that a defective encryptor gives everything to.
         let heir = if conditions == 1 { 0 } else { conditions };
-        if opens(self.open_with_wires(ciphertext, &[heir], PointChecks::Sums))? {
+        let key = self.decapsulate_with_wires(ciphertext, &[heir], PointChecks::Sums)?;
+        if finds_seed(ciphertext, &key) {
             return Ok(Verdict::Defective);
         }
-        if satisfies && !opens(self.decrypt(ciphertext))? {
+        if satisfies && self.decrypt(ciphertext).is_err() {
             return Ok(Verdict::CannotTell);
         }
         Ok(Verdict::Sound)

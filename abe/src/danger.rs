@@ -70,6 +70,7 @@ pub fn encrypt(
 /// # Errors
 /// [`Error::Malformed`] or [`Error::Rejected`].
 pub fn open_with_wires(key: &AttributeKey, ciphertext: &Ciphertext, wires: &[usize]) -> Result<SecretBytes, Error> {
+    check_wires(ciphertext, wires.iter().copied())?;
     key.open_with_wires(ciphertext, wires, PointChecks::Sums)
 }
 
@@ -83,6 +84,7 @@ pub fn open_mixed(
     ciphertext: &Ciphertext,
     wires: &[(usize, &AttributeKey)],
 ) -> Result<SecretBytes, Error> {
+    check_wires(ciphertext, wires.iter().map(|(wire, _)| *wire))?;
     let policy = ciphertext.policy();
     let indexes = &policy.indexes.of_wire;
     let id = Scalar::from_be_bytes_reduced(ciphertext.id());
@@ -97,6 +99,13 @@ pub fn open_mixed(
         })
         .collect();
     open(ciphertext, &*decapsulate(base, ciphertext, &terms, PointChecks::Sums)?)
+}
+
+fn check_wires(ciphertext: &Ciphertext, mut wires: impl Iterator<Item = usize>) -> Result<(), Error> {
+    if wires.any(|wire| wire > ciphertext.policy().conditions()) {
+        return Err(Error::Malformed { what: "wire number", at: 0, problem: "the policy has fewer conditions" });
+    }
+    Ok(())
 }
 
 /// What one AND gate made of its parent's share; each share is two big-endian scalars.

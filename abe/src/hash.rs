@@ -39,7 +39,10 @@ pub struct Stream {
 impl Stream {
     /// `key` is at most 64 bytes.
     pub fn new(key: &[u8], message: &[u8]) -> Self {
-        let root = *root_params(key).hash(message).as_array();
+        let mut params = root_params(key);
+        let root = *params.hash(message).as_array();
+        // The library keeps the key in the parameters and has no way to wipe it but an empty one.
+        params.key(&[]);
         Self { root, block: [0; XOF_BLOCK_BYTES], used: XOF_BLOCK_BYTES, next: 0 }
     }
 
@@ -116,7 +119,9 @@ pub fn mac(key: &[u8; HASH_BYTES], data: &[u8]) -> Zeroizing<[u8; HASH_BYTES]> {
 }
 
 fn keyed(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; HASH_BYTES]> {
-    let mut state = Params::new().hash_length(HASH_BYTES).key(key).to_state();
+    let mut params = Params::new();
+    let mut state = params.hash_length(HASH_BYTES).key(key).to_state();
+    params.key(&[]);
     for part in parts {
         state.update(part);
     }

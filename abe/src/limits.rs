@@ -34,7 +34,7 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
 
 /// How often a draw from the random number generator may be refused before it is called broken. A scalar is refused
-/// once in eleven draws, so an honest generator gets here with probability 2^-440.
+/// once in eleven draws, so an honest generator gets here with probability 2^-436.
 pub const DRAW_ATTEMPTS_MAX: usize = 128;
 
 /// What a policy and its ciphertext may cost. The default is right for a store that carries them to every machine.

@@ -6,14 +6,16 @@ mod bench;
 mod inspect;
 
 use cinnabar_abe::limits::{self, Limits};
-use cinnabar_abe::{AttributeKey, Attributes, Ciphertext, PointChecks, Policy, PublicKey, SystemSecretKey, setup};
+use cinnabar_abe::{
+    AttributeKey, Attributes, Ciphertext, PointChecks, Policy, PublicKey, SystemSecretKey, Verdict, setup,
+};
 use clap::{Args, Subcommand};
 use getrandom::SysRng;
 use rand_core::{TryRng, UnwrapErr};
 use serde_json::json;
 
 use super::error::CliError;
-use super::files::{Destination, Secrecy, Source};
+use super::files::{Destination, FILE_BYTES_MAX, Secrecy, Source};
 use super::report::{self, Format};
 
 /// The commands.
@@ -82,8 +84,9 @@ pub struct EncryptArgs {
     #[arg(long, value_name = "FILE", default_value = "-")]
     out: Destination,
     /// Most bytes the ciphertext may have. Above the default it no longer fits a record of the store.
-    #[arg(long, value_name = "BYTES", default_value_t = limits::CIPHERTEXT_BYTES_MAX)]
-    max_bytes: usize,
+    #[arg(long, value_name = "BYTES", default_value_t = limits::CIPHERTEXT_BYTES_MAX as u64,
+        value_parser = clap::value_parser!(u64).range(1..=FILE_BYTES_MAX))]
+    max_bytes: u64,
     /// Overwrite a file that is there.
     #[arg(long)]
     force: bool,
@@ -152,20 +155,18 @@ fn one_stdin(sources: [&Source; 2]) -> Result<(), CliError> {
 }
 
 fn run_setup(args: &SetupArgs, format: Format) -> Result<(), CliError> {
-    if args.public_key.path() == args.secret_key.path() {
+    let both_stdout = args.public_key.is_stdout() && args.secret_key.is_stdout();
+    if both_stdout || args.public_key.is_same_file(&args.secret_key) {
         return Err(CliError::Usage("--public-key and --secret-key name one file: choose two".to_owned()));
     }
     args.public_key.check_free(args.force)?;
     args.secret_key.check_free(args.force)?;
     let (public, secret) = setup(&mut system_rng()?).map_err(CliError::abe("setup"))?;
-    args.secret_key.write(secret.to_bytes().expose(), Secrecy::Secret, args.force)?;
-    if let Err(error) = args.public_key.write(&public.to_bytes(), Secrecy::Public, args.force) {
-        // Half a pair is of no use, and its secret half would stand in the way of the next try.
-        if let (Some(path), false) = (args.secret_key.path(), args.force) {
-            let _ = std::fs::remove_file(path);
-        }
-        return Err(error);
-    }
+    // Both are on disk before either appears: half a pair is of no use, and replacing half of one destroys it.
+    let secret_file = args.secret_key.prepare(secret.to_bytes().expose(), Secrecy::Secret, args.force)?;
+    let public_file = args.public_key.prepare(&public.to_bytes(), Secrecy::Public, args.force)?;
+    public_file.commit()?;
+    secret_file.commit()?;
     let result = json!({
         "public_key": args.public_key.to_string(),
         "secret_key": args.secret_key.to_string(),
@@ -195,7 +196,8 @@ fn run_encrypt(args: &EncryptArgs, format: Format) -> Result<(), CliError> {
     one_stdin([&args.public_key, &args.input])?;
     args.out.check_free(args.force)?;
     // The policy first: a refusal should not wait for a plaintext to be typed.
-    let limits = Limits { ciphertext_bytes: args.max_bytes, ..Limits::default() };
+    let ciphertext_bytes = usize::try_from(args.max_bytes).unwrap_or(usize::MAX);
+    let limits = Limits { ciphertext_bytes, ..Limits::default() };
     let policy = Policy::parse_with(&args.policy, &limits)
         .map_err(|error| CliError::Abe { subject: "--policy".to_owned(), error: error.into() })?;
     let public = PublicKey::from_bytes(&args.public_key.read()?).map_err(CliError::abe(args.public_key.to_string()))?;
@@ -237,10 +239,12 @@ fn run_decrypt(args: &DecryptArgs, format: Format) -> Result<(), CliError> {
 fn run_audit(args: &AuditArgs, format: Format) -> Result<(), CliError> {
     let (key, ciphertext) = read_key_and_ciphertext(&args.key, &args.input)?;
     let verdict = key.audit(&ciphertext).map_err(CliError::abe(args.input.to_string()))?;
-    let opened = key.could_decrypt(&ciphertext);
+    // A key that satisfies opens it, or the verdict is `cannot tell`: then it is certain.
+    let opened = key.could_decrypt(&ciphertext) && verdict != Verdict::CannotTell;
     let result = json!({
         "verdict": verdict.name(),
-        "meaning": inspect::meaning(verdict, ciphertext.policy().conditions(), opened),
+        "opened": opened,
+        "meaning": inspect::meaning(verdict, ciphertext.policy().conditions(), key.could_decrypt(&ciphertext)),
         "policy": ciphertext.policy().to_string(),
     });
     report::print(format, &result, None)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use cinnabar_abe::Error;
 use serde_json::{Value, json};
 
-use super::report::Format;
+use super::report::{Format, print_error};
 
 /// A failed command.
 #[derive(Debug)]
@@ -80,10 +80,12 @@ impl CliError {
     /// Prints to standard error.
     pub fn print(&self, format: Format) {
         match (format, self) {
-            (Format::Json, _) => eprintln!("{}", self.to_json()),
+            (Format::Json, _) => print_error(&format!("{}\n", self.to_json())),
             // A refused policy prints itself, with its caret.
-            (Format::Text, Self::Abe { error: Error::Policy(error), .. }) => eprintln!("{error}"),
-            (Format::Text, _) => eprintln!("error[{}]: {}", self.code(), self.message()),
+            (Format::Text, Self::Abe { error: Error::Policy(error), .. }) => {
+                print_error(&format!("{error}\n"));
+            }
+            (Format::Text, _) => print_error(&format!("error[{}]: {}\n", self.code(), self.message())),
         }
     }
 }

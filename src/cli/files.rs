@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
 
 use super::error::CliError;
@@ -78,21 +79,48 @@ impl Source {
         self.0.is_none()
     }
 
-    /// Reads everything, at most [`FILE_BYTES_MAX`]; the buffer is wiped after use, whatever it held.
+    /// Reads everything, at most [`FILE_BYTES_MAX`]. The buffer is wiped after use, whatever it held.
     pub fn read(&self) -> Result<Zeroizing<Vec<u8>>, CliError> {
         let fail = |problem: String| CliError::File { path: self.to_string(), problem };
-        let mut reader: Box<dyn Read> = match &self.0 {
-            Some(path) => Box::new(File::open(path).map_err(|error| fail(error.to_string()))?),
-            None => Box::new(io::stdin().lock()),
+        let bytes = match &self.0 {
+            Some(path) => File::open(path).and_then(|file| {
+                let size = file.metadata()?.len();
+                read_all(file, size)
+            }),
+            None => read_all(io::stdin().lock(), 0),
         };
-        let mut bytes = Zeroizing::new(Vec::new());
-        let read = reader.by_ref().take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
-        read.map_err(|error| fail(error.to_string()))?;
+        let bytes = bytes.map_err(|error| fail(error.to_string()))?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(fail(format!("longer than {FILE_BYTES_MAX} bytes, the most that is read")));
         }
         Ok(bytes)
     }
+}
+
+/// Reads to the end, or to one byte past [`FILE_BYTES_MAX`]. A buffer that was outgrown is wiped.
+fn read_all(mut reader: impl Read, expected: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+    let most = FILE_BYTES_MAX as usize + 1;
+    let first = usize::try_from(expected).unwrap_or(most).saturating_add(1).clamp(4096, most);
+    let mut bytes = Zeroizing::new(vec![0; first]);
+    let mut filled = 0;
+    loop {
+        if filled == bytes.len() {
+            if filled == most {
+                break;
+            }
+            let mut larger = Zeroizing::new(vec![0; (2 * filled).min(most)]);
+            larger[..filled].copy_from_slice(&bytes);
+            bytes = larger;
+        }
+        match reader.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
 }
 
 impl Destination {
@@ -101,44 +129,94 @@ impl Destination {
         self.0.is_none()
     }
 
-    /// The path, unless this is standard output.
-    pub fn path(&self) -> Option<&Path> {
-        self.0.as_deref()
+    /// Whether two destinations name one file, however they spell it. Standard output is no file.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        let place = |destination: &Self| {
+            let path = destination.0.as_deref()?;
+            Some((folder_of(path).canonicalize().ok()?, path.file_name()?.to_owned()))
+        };
+        place(self).is_some_and(|own| Some(own) == place(other))
     }
 
     /// Fails when the file is there and may not be overwritten: asked before work is done, so that none is lost.
     pub fn check_free(&self, force: bool) -> Result<(), CliError> {
-        match &self.0 {
-            Some(path) if !force && path.symlink_metadata().is_ok() => Err(self.taken()),
-            _ => Ok(()),
+        let Some(path) = &self.0 else { return Ok(()) };
+        match path.symlink_metadata() {
+            Err(_) => Ok(()),
+            Ok(metadata) if !metadata.is_file() => {
+                let problem = "not a regular file, which is all that is written to; use `-` for standard output";
+                Err(CliError::File { path: self.to_string(), problem: problem.to_owned() })
+            }
+            Ok(_) if force => Ok(()),
+            Ok(_) => Err(self.taken()),
         }
     }
 
     /// Writes everything or nothing.
     pub fn write(&self, bytes: &[u8], secrecy: Secrecy, force: bool) -> Result<(), CliError> {
-        let fail = |error: io::Error| CliError::File { path: self.to_string(), problem: error.to_string() };
+        self.prepare(bytes, secrecy, force)?.commit()
+    }
+
+    /// Writes and syncs everything beside the destination. Only [`Prepared::commit`] makes it appear, so that several
+    /// files can be made sure of before the first appears.
+    pub fn prepare(&self, bytes: &[u8], secrecy: Secrecy, force: bool) -> Result<Prepared<'_>, CliError> {
+        self.check_free(force)?;
         let Some(path) = &self.0 else {
-            let mut stdout = io::stdout().lock();
-            return stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(fail);
+            return Ok(Prepared { to: self, force, content: Content::Stdout(Zeroizing::new(bytes.to_vec())) });
         };
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mode = if secrecy == Secrecy::Secret { 0o600 } else { 0o666 };
-        let mut file =
-            tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder).map_err(fail)?;
-        file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
-        if force {
-            file.persist(path).map_err(|error| fail(error.error))?;
-            return Ok(());
-        }
-        match file.persist_noclobber(path) {
-            Ok(_) => Ok(()),
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(self.taken()),
-            Err(error) => Err(fail(error.error)),
-        }
+        let mut builder = tempfile::Builder::new();
+        let mut file = builder
+            .permissions(Permissions::from_mode(mode))
+            .tempfile_in(folder_of(path))
+            .map_err(|error| self.fail(&error))?;
+        file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|error| self.fail(&error))?;
+        Ok(Prepared { to: self, force, content: Content::File(file) })
+    }
+
+    fn fail(&self, error: &io::Error) -> CliError {
+        CliError::File { path: self.to_string(), problem: error.to_string() }
     }
 
     fn taken(&self) -> CliError {
         let problem = "the file is there already; choose another name, or --force to overwrite it".to_owned();
         CliError::File { path: self.to_string(), problem }
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Bytes that are written and not yet there.
+pub struct Prepared<'a> {
+    to: &'a Destination,
+    force: bool,
+    content: Content,
+}
+
+enum Content {
+    Stdout(Zeroizing<Vec<u8>>),
+    File(NamedTempFile),
+}
+
+impl Prepared<'_> {
+    /// Makes the file appear under its name, or prints to standard output.
+    pub fn commit(self) -> Result<(), CliError> {
+        match (self.content, &self.to.0) {
+            (Content::File(file), Some(path)) if self.force => {
+                file.persist(path).map(|_| ()).map_err(|error| self.to.fail(&error.error))
+            }
+            (Content::File(file), Some(path)) => match file.persist_noclobber(path) {
+                Ok(_) => Ok(()),
+                Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(self.to.taken()),
+                Err(error) => Err(self.to.fail(&error.error)),
+            },
+            (Content::Stdout(bytes), _) => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(&bytes).and_then(|()| stdout.flush()).map_err(|error| self.to.fail(&error))
+            }
+            (Content::File(_), None) => unreachable!("a file is prepared for a path"),
+        }
     }
 }

@@ -29,12 +29,22 @@ pub fn print(format: Format, report: &Value, data: Option<&Destination>) -> Resu
     if data_on_stdout && format == Format::Text {
         return Ok(());
     }
-    let written = if data_on_stdout {
-        std::io::stderr().write_all(text.as_bytes())
-    } else {
-        std::io::stdout().write_all(text.as_bytes())
-    };
+    if data_on_stdout {
+        print_error(&text);
+        return Ok(());
+    }
+    print_text(&text)
+}
+
+/// Prints text to standard output.
+pub fn print_text(text: &str) -> Result<(), CliError> {
+    let written = std::io::stdout().write_all(text.as_bytes());
     written.map_err(|error| CliError::File { path: "standard output".to_owned(), problem: error.to_string() })
+}
+
+/// Prints to standard error. Where nobody listens there is nobody to tell.
+pub fn print_error(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 fn lines(report: &Value) -> String {

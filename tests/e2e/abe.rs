@@ -150,6 +150,37 @@ fn nothing_is_overwritten_without_force() {
 }
 
 #[test]
+fn a_setup_that_fails_leaves_the_old_pair_whole() {
+    let place = Place::with_keys();
+    let pair = || ["system.key", "system.pub"].map(|name| fs::read(place.path(name)).unwrap());
+    let before = pair();
+    place.fails(&["setup", "--force", "--public-key", "no/such/folder/system.pub"], 1);
+    assert_eq!(pair(), before);
+    for twice in [["./k", "k"], ["k", "../k"], ["-", "-"]] {
+        let twice = if twice[1] == "../k" {
+            let name = place.0.path().file_name().unwrap().to_str().unwrap().to_owned();
+            ["k".to_owned(), format!("../{name}/k")]
+        } else {
+            twice.map(str::to_owned)
+        };
+        place.fails(&["setup", "--force", "--public-key", &twice[0], "--secret-key", &twice[1]], 2);
+    }
+    assert_eq!(place.names(), ["machine.key", "system.key", "system.pub"]);
+}
+
+#[test]
+fn only_regular_files_are_written_to() {
+    let place = Place::with_keys();
+    place.ok(&["encrypt", "--policy", "region: EU", "--out", "ct"], b"secret");
+    std::os::unix::fs::symlink("elsewhere", place.path("link")).unwrap();
+    fs::create_dir(place.path("folder")).unwrap();
+    for out in ["link", "folder", "/dev/null"] {
+        let stderr = place.fails(&["decrypt", "--in", "ct", "--out", out, "--force"], 1);
+        assert!(stderr.contains("not a regular file"), "{stderr}");
+    }
+}
+
+#[test]
 fn wrong_usage_exits_with_two() {
     let place = Place::with_keys();
     place.fails(&["keygen"], 2);
@@ -165,6 +196,9 @@ fn wrong_usage_exits_with_two() {
         place.fails(&["keygen", "--attr", bad, "--out", "k"], 2);
     }
     assert!(!place.path("k").exists());
+    let error = json(place.fails(&["keygen", "-o", "json"], 2).as_bytes());
+    assert_eq!(error["error"]["code"], "usage");
+    assert!(error["error"]["message"].as_str().unwrap().contains("--attr"));
 }
 
 #[test]
@@ -193,7 +227,8 @@ fn every_command_reports_in_json() {
     assert_eq!((&report["policy"], &report["plaintext_bytes"]), (&"region:EU".into(), &10.into()));
     let report = json(&place.ok(&["decrypt", "-o", "json", "--in", "ct", "--out", "plain"], b""));
     assert_eq!(report["bytes"], 10);
-    assert_eq!(json(&place.ok(&["audit", "-o", "json", "ct"], b""))["verdict"], "sound");
+    let report = json(&place.ok(&["audit", "-o", "json", "ct"], b""));
+    assert_eq!((&report["verdict"], &report["opened"]), (&"sound".into(), &true.into()));
     // Data on standard output is data only; the report goes beside it.
     let output = place.run(&["decrypt", "-o", "json", "--in", "ct"]);
     assert_eq!(output.stdout, b"0123456789");

@@ -3,11 +3,12 @@
 //! Everything `unsafe` in this workspace is in this file, and all of it has the same shape: a C function that reads
 //! fixed-size structs through pointers that come from live Rust references, writes one fixed-size struct, keeps no
 //! pointer, and allocates nothing. Each block says what else it leans on. The wrapped types are plain integers in C
-//! layout, so every bit pattern is a valid value for Rust; whether it is a point is the caller's matter and is what
-//! the newtypes in [`super`] stand for.
+//! layout, so every bit pattern is a valid value for Rust; whether it is a point of the subgroup is for those who read
+//! points to check.
 //!
-//! Law: nothing here branches on a scalar or a coordinate unless the name ends in `_vartime`. blst's `p1_mult`,
-//! `p2_mult`, additions named `add_or_double`, `fr_inverse` and `to_affine` are constant time; its Pippenger is not.
+//! Law: nothing here branches on a scalar or a coordinate unless its name ends in `_vartime`, but for telling the
+//! identity, which an honest secret point is with negligible probability. blst's `p1_mult`, `p2_mult`, additions named
+//! `add_or_double`, `fr_inverse` and `to_affine` are constant time; its Pippenger and its batched sums are not.
 //!
 //! Source: blst 0.3.17 (`bindings/blst.h`); curve constants and hash-to-curve as in RFC 9380 §8.8.1.
 #![allow(unsafe_code)]
@@ -178,6 +179,14 @@ impl Fp {
         let mut out = blst_fp::default();
         // SAFETY: reads 48 bytes from an array of 48, writes one blst_fp.
         unsafe { blst_fp_from_bendian(&mut out, bytes.as_ptr()) };
+        Self(out)
+    }
+
+    #[cfg(test)]
+    fn neg(&self) -> Self {
+        let mut out = blst_fp::default();
+        // SAFETY: all pointers are to live blst_fp values.
+        unsafe { blst_fp_cneg(&mut out, &self.0, true) };
         Self(out)
     }
 }
@@ -405,6 +414,7 @@ pub struct G2(blst_p2);
 
 /// A point of E'(Fp2) in affine coordinates; the identity is (0, 0).
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[repr(transparent)]
 pub struct G2Affine(blst_p2_affine);
 
 impl G2 {
@@ -591,24 +601,21 @@ fn gt_coefficient_order() -> impl Iterator<Item = (usize, usize, usize)> {
 ///
 /// blst's loop shares squarings among up to 16 pairs and does not look for identities, so they are left out here.
 pub fn miller_loop(pairs: &[(G1Affine, G2Affine)]) -> Gt {
-    let mut g1 = Vec::with_capacity(pairs.len());
-    let mut g2 = Vec::with_capacity(pairs.len());
-    for (p, q) in pairs.iter().filter(|(p, q)| !p.is_identity() && !q.is_identity()) {
-        g1.push(p.0);
-        g2.push(q.0);
-    }
+    let met = |(p, q): &&(G1Affine, G2Affine)| !p.is_identity() && !q.is_identity();
+    let mut g1: Vec<G1Affine> = pairs.iter().filter(met).map(|(p, _)| *p).collect();
+    let mut g2: Vec<G2Affine> = pairs.iter().filter(met).map(|(_, q)| *q).collect();
     if g1.is_empty() {
         return Gt::one();
     }
-    let g1_list = [g1.as_ptr(), std::ptr::null()];
-    let g2_list = [g2.as_ptr(), std::ptr::null()];
+    let g1_list = [g1.as_ptr().cast(), std::ptr::null()];
+    let g2_list = [g2.as_ptr().cast(), std::ptr::null()];
     let mut out = blst_fp12::default();
-    // SAFETY: both lists name one contiguous array of `g1.len()` points (a pointer and a null: blst walks on from it).
+    // SAFETY: both lists name one contiguous array of `g1.len()` points (a pointer and a null: blst walks on from it) of
+    // transparent newtypes.
     unsafe { blst_miller_loop_n(&mut out, g2_list.as_ptr(), g1_list.as_ptr(), g1.len()) };
-    for point in &mut g1 {
-        point.x.l.zeroize();
-        point.y.l.zeroize();
-    }
+    // Both sides carry points of keys.
+    g1.zeroize();
+    g2.zeroize();
     Gt(out)
 }
 
@@ -618,4 +625,22 @@ pub fn final_exponentiation(value: &Gt) -> Gt {
     // SAFETY: all pointers are to live blst_fp12 values.
     unsafe { blst_final_exp(&mut out, &value.0) };
     Gt(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_of_order_three_are_refused() {
+        // (0, 2) and (0, -2): on the curve, and the only torsion small enough to upset blst's batched sums.
+        let mut two = [0; G1_BYTES];
+        two[G1_BYTES - 1] = 2;
+        let mut minus_two = [0; G1_BYTES];
+        minus_two[48..].copy_from_slice(&fp_to_bytes(&Fp::from_be_bytes(two[48..].try_into().unwrap()).neg().0));
+        for point in [two, minus_two] {
+            assert!(G1Affine::from_bytes_unchecked_subgroup(&point).is_none());
+        }
+        assert_eq!(minus_two[48], 0x1a, "p - 2");
+    }
 }

@@ -14,9 +14,8 @@
 //!
 //! The endomorphism: z = -0xd201000000010000 is the curve's parameter, r = z^4 - z^2 + 1, and on the subgroup of order
 //! r the map (x, y) -> (beta x, -y) is multiplication by z^2 (RFC 9380 and eprint 2021/1130 use the same map for the
-//! cofactor and the subgroup check). So k = k0 + k1 z^2 with both halves under 2^128. Points outside the subgroup get
-//! another multiple, but one that differs from the right one by a point of cofactor order only: see
-//! [`crate::tkn20::decapsulate`] for why that is sound where unchecked points can arrive.
+//! cofactor and the subgroup check). So k = k0 + k1 z^2 with both halves under 2^128. It holds in the subgroup only: no
+//! point comes here that was not hashed to the subgroup or checked when its key was read.
 use std::hint::black_box;
 use std::sync::OnceLock;
 
@@ -96,7 +95,7 @@ fn signed_digits(value: u128) -> [i8; DIGITS] {
     for (i, digit) in digits.iter_mut().enumerate() {
         let window = if i == 0 { (value << 1) as u32 & 0x3f } else { (value >> (DIGIT_BITS * i - 1)) as u32 & 0x3f };
         // The top bit counts -32, the lowest is the carry that the digit below borrowed.
-        *digit = (window.div_ceil(2) as i8) - ((window >> DIGIT_BITS) << DIGIT_BITS) as i8;
+        *digit = ((window + 1 >> 1) as i8) - ((window >> DIGIT_BITS) << DIGIT_BITS) as i8;
     }
     digits
 }
@@ -183,7 +182,9 @@ impl Comb {
             multiples_into(&base, &base.to_affine(), &mut multiples);
             base = multiples[multiples.len() - 1].double();
         }
-        Self(to_tables(&multiples).into_boxed_slice())
+        let tables = to_tables(&multiples).into_boxed_slice();
+        multiples.zeroize();
+        Self(tables)
     }
 
     /// The comb of the standard generator, built once per process.

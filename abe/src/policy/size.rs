@@ -56,6 +56,11 @@ pub fn check(policy: &Policy, plaintext_bytes: usize, limits: &Limits, text: &st
     if fits_length && bytes.is_some_and(|bytes| bytes <= limits.ciphertext_bytes) {
         return Ok(());
     }
+    if !fits_length {
+        let hint = format!("it takes {} bytes itself, and the format has room for 65535", policy_bytes(policy));
+        let span = Span { start: 0, end: text.trim_end().len() };
+        return Err(PolicyError::new(PolicyErrorKind::TooLarge, span, text).with_hint(hint));
+    }
     let size = bytes.map_or_else(|| "beyond all bounds".to_owned(), |bytes| format!("{bytes} bytes"));
     let mut hint = format!("it would be {size}, the most is {}", limits.ciphertext_bytes);
     for cost in [costliest_repeat(policy), negations(policy)].into_iter().flatten() {

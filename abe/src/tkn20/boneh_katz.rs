@@ -111,15 +111,33 @@ impl AttributeKey {
         wires: &[usize],
         checks: PointChecks,
     ) -> Result<SecretBytes, Error> {
+        open(ciphertext, &*self.decapsulate_with_wires(ciphertext, wires, checks)?)
+    }
+
+    /// K, from exactly these wires.
+    pub(crate) fn decapsulate_with_wires(
+        &self,
+        ciphertext: &Ciphertext,
+        wires: &[usize],
+        checks: PointChecks,
+    ) -> Result<Zeroizing<Gt>, Error> {
         let id = Scalar::from_be_bytes_reduced(ciphertext.id());
-        let key = decapsulate(self, ciphertext, &terms(self, ciphertext, wires, id), checks)?;
-        open(ciphertext, &key)
+        decapsulate(self, ciphertext, &terms(self, ciphertext, wires, id), checks)
     }
 }
 
 /// The envelope's stream key.
 fn envelope_key(key: &Gt) -> Zeroizing<[u8; HASH_BYTES]> {
     hash32(&[&*Zeroizing::new(key.to_bytes())])
+}
+
+/// Whether K is the ciphertext's: the envelope then holds the seed that hashes to the id. Says nothing of the tag, so a
+/// changed ciphertext is recognised too. For the audit, where an attacker would not mind the tag either.
+pub fn finds_seed(ciphertext: &Ciphertext, key: &Gt) -> bool {
+    let (head, _) = ciphertext.envelope().split_first_chunk().expect("a parsed envelope holds a seed");
+    let mut seed: Zeroizing<[u8; SEED_BYTES]> = Zeroizing::new(*head);
+    stream_cipher(&envelope_key(key), &mut *seed);
+    expand_seed(&seed).id.ct_eq(ciphertext.id()).into()
 }
 
 /// Opens the envelope with K and checks id and tag.

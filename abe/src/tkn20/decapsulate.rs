@@ -11,7 +11,9 @@
 //! of them that meet a pairing, are checked for the subgroup. Let a used point be `c = g + t`, g of order r and t of
 //! cofactor order (every point of the curve splits so, uniquely). All that happens to points before P is addition and
 //! multiplication by public scalars, both of which keep the two parts apart; so `P = P_g + P_t` where P_g is what the
-//! g-parts alone give, and the check passes only if `P_t = 0`. What enters the pairing is then exactly P_g, the value of
+//! g-parts alone give, and the check passes only if `P_t = 0`. (blst's batched sums have incomplete formulas. They fail
+//! for equal, opposite and identity points, which they look for, and for multiples that vanish, which takes a point of
+//! order 8 or less; the curve's only ones are (0, 2) and (0, -2) of order 3, which reading refuses.) What enters the pairing is then exactly P_g, the value of
 //! an honest ciphertext whose points are the g-parts. Nothing of the key meets t: key parts Q_j are sums of the key's
 //! own points, all checked when the key was read. So an attacker learns nothing from t that it would not learn from a
 //! ciphertext without it; what it can do is make a ciphertext with t in unused wires, or cancelling in the sum, that
@@ -188,11 +190,8 @@ struct Rows<const N: usize> {
 impl<const N: usize> Rows<N> {
     /// With room for `n` points a row, so that no secret is left behind in a buffer that was outgrown.
     fn new(n: usize) -> Self {
-        Self {
-            plain: [(); N].map(|()| Vec::with_capacity(n)),
-            points: [(); N].map(|()| Vec::new()),
-            factors: Vec::new(),
-        }
+        let rows = || [(); N].map(|()| Vec::with_capacity(n));
+        Self { plain: rows(), points: rows(), factors: Vec::new() }
     }
 
     fn push(&mut self, column: &[G1Affine; N], factor: &Scalar) {
@@ -228,7 +227,7 @@ impl<const N: usize> Drop for Rows<N> {
 
 /// The three rows of P. No endomorphism is used here: the points may lie outside the subgroup.
 fn sum_c3(c3: &C3, terms: &[Term<'_>]) -> [G1Affine; 3] {
-    let mut rows = Rows::new(terms.len() + 1);
+    let mut rows = Rows::new(2 * terms.len());
     for term in terms {
         rows.push(&c3.c3[term.wire], &term.c3);
         if let (Some(factor), Some(column)) = (&term.c3neg, &c3.c3neg[term.wire]) {
@@ -241,8 +240,10 @@ fn sum_c3(c3: &C3, terms: &[Term<'_>]) -> [G1Affine; 3] {
 /// The four rows of Q_j.
 fn sum_key_parts(key: &AttributeKey, terms: &[Term<'_>], index: usize) -> [G1Affine; 4] {
     let own = key.boneh_katz_part();
-    let mut rows: Rows<4> = Rows::new(2 * terms.len() + SUMMANDS_MAX + 1);
-    for term in terms.iter().filter(|term| term.index == index) {
+    let of_index = || terms.iter().filter(|term| term.index == index);
+    let own_terms = of_index().filter(|term| std::ptr::eq(term.part, own)).count();
+    let mut rows: Rows<4> = Rows::new(2 * of_index().count() + own_terms * SUMMANDS_MAX);
+    for term in of_index() {
         if std::ptr::eq(term.part, own) {
             let k3 = Recoded::new(&term.k3);
             for (row, comb) in rows.plain.iter_mut().zip(key.boneh_katz_combs()) {

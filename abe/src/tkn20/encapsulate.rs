@@ -56,7 +56,11 @@ pub fn encapsulate(
     let parts = public.parts();
     let indexes = &policy.indexes;
     let r = random_share(rng)?;
-    let r_j = (0..indexes.depth).map(|_| random_share(rng)).collect::<Result<Vec<_>, _>>()?;
+    // Reserved whole: a vector that grows leaves its old buffer behind.
+    let mut r_j = Vec::with_capacity(indexes.depth);
+    for _ in 0..indexes.depth {
+        r_j.push(random_share(rng)?);
+    }
     let shares = policy.formula.augmented().share(&r, || random_share(rng))?;
 
     let r_j_recoded: Vec<[RecodedScalar; 2]> =

@@ -12,7 +12,7 @@ use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::dot;
-use super::keys::{AttributeKey, KeyPart, SystemSecretKey};
+use super::keys::{AttributeKey, KeyPart, SecretColumn, SystemSecretKey};
 use super::oracle::Points;
 use crate::attributes::{Attributes, BONEH_KATZ_LABEL, Value};
 use crate::curve::msm::{Comb, Recoded, sum_of_products, tables};
@@ -113,14 +113,14 @@ impl Issue<'_> {
         matrices: &[&Matrix3x2<G1Affine>],
         scalars: &[[&Recoded; 3]],
         v: &Matrix3x2<Scalar>,
-    ) -> [G1Affine; 4] {
+    ) -> SecretColumn {
         let m_tables: Vec<_> = matrices.iter().map(|m| tables(m.as_flattened())).collect();
         let x: [G1; 2] = [0, 1].map(|column| {
             let of_column: Vec<_> =
                 m_tables.iter().flat_map(|tables| [0, 1, 2].map(|row| &tables[row * 2 + column])).collect();
             sum_of_products(&of_column, scalars.as_flattened())
         });
-        let x_tables = tables(&to_affine(&x));
+        let x_tables = Zeroizing::new(tables(&to_affine(&x)));
         let x_scalars =
             Zeroizing::new([0, 1].map(|column| dot(&[v[0][column], v[1][column], v[2][column]], &self.a_s)));
         let rows: [G1; 4] = std::array::from_fn(|row| {
@@ -128,7 +128,7 @@ impl Issue<'_> {
             let scalar = Zeroizing::new(dot(&self.key.b_star12[row], &x_scalars));
             Comb::generator().add_product(point, &Recoded::new(&scalar))
         });
-        to_affine(&rows)
+        SecretColumn::new(to_affine(&rows))
     }
 }
 

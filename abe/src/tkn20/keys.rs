@@ -211,18 +211,35 @@ pub struct AttributeKey {
 }
 
 /// What a key holds for one label.
-#[derive(Clone)]
 pub(crate) struct KeyPart {
     pub value: Value,
-    pub k3: [G1Affine; 4],
+    pub k3: SecretColumn,
     /// There for wild labels and only for them.
-    pub k3wild: Option<[G1Affine; 4]>,
+    pub k3wild: Option<SecretColumn>,
 }
 
-impl Drop for KeyPart {
+/// A secret 4x1 matrix over G1, wiped on drop. Boxed, so that moving it leaves no copy behind.
+pub(crate) struct SecretColumn(Box<[G1Affine; 4]>);
+
+impl SecretColumn {
+    pub fn new(mut points: [G1Affine; 4]) -> Self {
+        let column = Self(Box::new(points));
+        points.zeroize();
+        column
+    }
+}
+
+impl std::ops::Deref for SecretColumn {
+    type Target = [G1Affine; 4];
+
+    fn deref(&self) -> &[G1Affine; 4] {
+        &self.0
+    }
+}
+
+impl Drop for SecretColumn {
     fn drop(&mut self) {
-        self.k3.iter_mut().for_each(Zeroize::zeroize);
-        self.k3wild.iter_mut().flatten().for_each(Zeroize::zeroize);
+        self.0.zeroize();
     }
 }
 
@@ -304,13 +321,13 @@ impl AttributeKey {
         out.count(self.parts.len(), "attributes").expect(FITS);
         for (label, part) in &self.parts {
             out.field16(label, "label").expect(FITS);
-            out.matrix(4, 1, part.k3.map(G1Affine::to_bytes));
+            out.matrix(4, 1, part.k3.iter().map(|point| point.to_bytes()));
         }
         let wild: Vec<_> = self.parts.iter().filter_map(|(label, part)| Some((label, part.k3wild.as_ref()?))).collect();
         out.count(wild.len(), "wildcards").expect(FITS);
         for (label, column) in wild {
             out.field16(label, "label").expect(FITS);
-            out.matrix(4, 1, column.map(G1Affine::to_bytes));
+            out.matrix(4, 1, column.iter().map(|point| point.to_bytes()));
         }
         SecretBytes::new(out.0)
     }
@@ -380,7 +397,7 @@ fn read_parts<'l>(
     reader: &mut Reader<'_>,
     what: &'static str,
     labels: impl Iterator<Item = &'l Vec<u8>>,
-) -> Result<BTreeMap<Vec<u8>, [G1Affine; 4]>, Error> {
+) -> Result<BTreeMap<Vec<u8>, SecretColumn>, Error> {
     let at = reader.clone().named(what);
     let count = usize::from(reader.u16()?);
     let mut parts = BTreeMap::new();
@@ -389,7 +406,7 @@ fn read_parts<'l>(
         if parts.len() == count || reader.field16(what)?.rest() != label.as_slice() {
             return Err(at.malformed("the labels are not those of the attribute list, in its order"));
         }
-        parts.insert(label.clone(), read_column(reader.field16(what)?)?);
+        parts.insert(label.clone(), SecretColumn::new(read_column(reader.field16(what)?)?));
     }
     if parts.len() != count {
         return Err(at.malformed("more parts than the attribute list has labels for them"));

@@ -62,10 +62,7 @@ pub fn run(args: &BenchArgs, format: Format) -> Result<(), CliError> {
     });
     match format {
         Format::Json => report::print(format, &result, None),
-        Format::Text => {
-            print!("{}", table(&result));
-            Ok(())
-        }
+        Format::Text => report::print_text(&table(&result)),
     }
 }
 

@@ -1,8 +1,6 @@
 //! `cinnabar abe inspect`: what a file holds, from its structure alone; and what the audit's answers mean.
 
-use cinnabar_abe::{
-    AttributeKey, Ciphertext, PUBLIC_KEY_BYTES, PublicKey, SYSTEM_SECRET_KEY_BYTES, SystemSecretKey, Verdict,
-};
+use cinnabar_abe::{AttributeKey, Ciphertext, Error, PublicKey, SystemSecretKey, Verdict};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -28,19 +26,30 @@ pub fn run(args: &InspectArgs, format: Format) -> Result<(), CliError> {
     report::print(format, &result, None)
 }
 
-/// The kinds of file are told apart by what they start with: every object begins with the length of its first field.
-fn describe(bytes: &[u8], cluster: &str) -> Result<Value, cinnabar_abe::Error> {
-    if bytes.len() == PUBLIC_KEY_BYTES && bytes.starts_with(&[0x04, 0x06, 4, 0, 2, 0]) {
+/// What each kind of file starts with: the length and dimensions of its first field.
+const PUBLIC_KEY_START: &[u8] = &[0x04, 0x06, 4, 0, 2, 0];
+const SYSTEM_SECRET_KEY_START: &[u8] = &[0xc4, 0, 3, 0, 2, 0];
+const LEGACY_CIPHERTEXT_START: &[u8] = &[32, 0];
+const CIPHERTEXT_START: &[u8] = b"v1.3.8";
+
+fn describe(bytes: &[u8], cluster: &str) -> Result<Value, Error> {
+    if bytes.starts_with(PUBLIC_KEY_START) {
         PublicKey::from_bytes(bytes)?;
         return Ok(json!({ "kind": "public key", "bytes": bytes.len() }));
     }
-    if bytes.len() == SYSTEM_SECRET_KEY_BYTES && bytes.starts_with(&[0xc4, 0, 3, 0, 2, 0]) {
+    if bytes.starts_with(SYSTEM_SECRET_KEY_START) {
         SystemSecretKey::from_bytes(bytes)?;
         return Ok(json!({ "kind": "system secret key", "bytes": bytes.len() }));
     }
-    let looks_like_ciphertext = bytes.starts_with(b"v1.3.8") || bytes.starts_with(&[32, 0]);
-    if !looks_like_ciphertext {
-        return describe_key(&AttributeKey::from_bytes(bytes)?, bytes.len());
+    if !bytes.starts_with(CIPHERTEXT_START) && !bytes.starts_with(LEGACY_CIPHERTEXT_START) {
+        let key = AttributeKey::from_bytes(bytes).map_err(|error| match error {
+            // Without the transform's label it is no machine key of anybody's.
+            Error::Malformed { at, problem, .. } if !bytes.windows(8).any(|window| window == b"internal") => {
+                Error::Malformed { what: "file (it starts like no key and no ciphertext)", at, problem }
+            }
+            other => other,
+        })?;
+        return describe_key(&key, bytes.len());
     }
     let ciphertext = Ciphertext::from_bytes(bytes)?;
     let policy = ciphertext.policy();
@@ -56,7 +65,7 @@ fn describe(bytes: &[u8], cluster: &str) -> Result<Value, cinnabar_abe::Error> {
     }))
 }
 
-fn describe_key(key: &AttributeKey, bytes: usize) -> Result<Value, cinnabar_abe::Error> {
+fn describe_key(key: &AttributeKey, bytes: usize) -> Result<Value, Error> {
     Ok(json!({
         "kind": "machine key",
         "bytes": bytes,
@@ -71,7 +80,9 @@ pub fn meaning(verdict: Verdict, conditions: usize, satisfies: bool) -> &'static
         (Verdict::Defective, 1, _) => "made by a defective encryptor: its id is not bound; encrypt it anew",
         (Verdict::Defective, ..) => "readable by every key of its authority: replace what it holds and encrypt anew",
         (Verdict::Sound, _, true) => "opened with this key, and not made by a defective encryptor",
-        (Verdict::Sound, ..) => "not made by a defective encryptor, if key and ciphertext are of one authority",
+        (Verdict::Sound, ..) => {
+            "not made by a defective encryptor, if it is of this key's authority and its header unchanged"
+        }
         (Verdict::CannotTell, 1, false) => "a policy of one condition can be told only with a key that satisfies it",
         (Verdict::CannotTell, ..) => "does not open: another authority's, or damaged",
     }
