@@ -602,8 +602,11 @@ fn gt_coefficient_order() -> impl Iterator<Item = (usize, usize, usize)> {
 /// blst's loop shares squarings among up to 16 pairs and does not look for identities, so they are left out here.
 pub fn miller_loop(pairs: &[(G1Affine, G2Affine)]) -> Gt {
     let met = |(p, q): &&(G1Affine, G2Affine)| !p.is_identity() && !q.is_identity();
-    let mut g1: Vec<G1Affine> = pairs.iter().filter(met).map(|(p, _)| *p).collect();
-    let mut g2: Vec<G2Affine> = pairs.iter().filter(met).map(|(_, q)| *q).collect();
+    // Reserved whole: a vector that grows leaves its old buffer behind.
+    let mut g1: Vec<G1Affine> = Vec::with_capacity(pairs.len());
+    let mut g2: Vec<G2Affine> = Vec::with_capacity(pairs.len());
+    g1.extend(pairs.iter().filter(met).map(|(p, _)| *p));
+    g2.extend(pairs.iter().filter(met).map(|(_, q)| *q));
     if g1.is_empty() {
         return Gt::one();
     }
