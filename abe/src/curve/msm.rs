@@ -95,7 +95,7 @@ fn signed_digits(value: u128) -> [i8; DIGITS] {
     for (i, digit) in digits.iter_mut().enumerate() {
         let window = if i == 0 { (value << 1) as u32 & 0x3f } else { (value >> (DIGIT_BITS * i - 1)) as u32 & 0x3f };
         // The top bit counts -32, the lowest is the carry that the digit below borrowed.
-        *digit = ((window + 1 >> 1) as i8) - ((window >> DIGIT_BITS) << DIGIT_BITS) as i8;
+        *digit = (((window + 1) >> 1) as i8) - ((window >> DIGIT_BITS) << DIGIT_BITS) as i8;
     }
     digits
 }
