@@ -29,7 +29,7 @@ use crate::codec::Reader;
 use crate::error::Error;
 use crate::limits::{NAME_BYTES_MAX, SECRET_BYTES_MAX};
 use crate::policy::{Policy, PolicyId};
-use crate::secret::SecretBytes;
+use crate::secret::{SecretBytes, constant_time_eq, redacted_debug};
 use crate::tkn20::keys::{AttributeKey, PublicKey};
 
 /// The first byte of a wrapped secret and of a policy key's plaintext.
@@ -231,25 +231,8 @@ impl PolicySecretKey {
     }
 }
 
-impl ConstantTimeEq for PolicySecretKey {
-    fn ct_eq(&self, other: &Self) -> subtle::Choice {
-        self.0.as_bytes().ct_eq(other.0.as_bytes())
-    }
-}
-
-impl PartialEq for PolicySecretKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.ct_eq(other).into()
-    }
-}
-
-impl Eq for PolicySecretKey {}
-
-impl fmt::Debug for PolicySecretKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PolicySecretKey(redacted)")
-    }
-}
+constant_time_eq!(PolicySecretKey, key => key.0.as_bytes());
+redacted_debug!(PolicySecretKey);
 
 /// What a policy key's plaintext carries beside the key, so that it cannot be moved.
 fn binding(cluster: &[u8], policy: &PolicyId, version: NonZeroU32, public: &PolicyPublicKey) -> [u8; 32] {

@@ -2,13 +2,12 @@
 
 use std::fmt;
 
-use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
 /// Secret bytes of any length. The length itself is not secret.
 ///
 /// Not `Clone` and not serialisable on purpose; [`SecretBytes::expose`] marks every place that reads them.
-pub struct SecretBytes(Zeroizing<Vec<u8>>);
+pub struct SecretBytes(pub(crate) Zeroizing<Vec<u8>>);
 
 impl SecretBytes {
     /// Takes over a buffer; it is wiped when this value is dropped.
@@ -32,33 +31,19 @@ impl SecretBytes {
     }
 }
 
-impl ConstantTimeEq for SecretBytes {
-    /// Constant time in the bytes, not in the lengths.
-    fn ct_eq(&self, other: &Self) -> Choice {
-        self.0.as_slice().ct_eq(other.0.as_slice())
-    }
-}
-
-impl PartialEq for SecretBytes {
-    fn eq(&self, other: &Self) -> bool {
-        self.ct_eq(other).into()
-    }
-}
-
-impl Eq for SecretBytes {}
-
 impl fmt::Debug for SecretBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SecretBytes({} bytes, redacted)", self.len())
     }
 }
 
-/// Gives a secret key type constant-time equality over its encoding and a `Debug` that prints nothing of it.
-macro_rules! secret_key {
-    ($type:ident) => {
+/// Gives a secret type constant-time equality over bytes that say all that it holds (not over their number).
+macro_rules! constant_time_eq {
+    ($type:ident, $value:ident => $bytes:expr) => {
         impl subtle::ConstantTimeEq for $type {
             fn ct_eq(&self, other: &Self) -> subtle::Choice {
-                self.to_bytes().ct_eq(&other.to_bytes())
+                let [own, others] = [self, other].map(|$value| $bytes);
+                subtle::ConstantTimeEq::ct_eq(AsRef::<[u8]>::as_ref(&own), AsRef::<[u8]>::as_ref(&others))
             }
         }
 
@@ -69,7 +54,13 @@ macro_rules! secret_key {
         }
 
         impl Eq for $type {}
+    };
+}
+pub(crate) use constant_time_eq;
 
+/// Gives a secret type a `Debug` that prints its name and nothing of it.
+macro_rules! redacted_debug {
+    ($type:ident) => {
         impl std::fmt::Debug for $type {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(concat!(stringify!($type), "(redacted)"))
@@ -77,4 +68,6 @@ macro_rules! secret_key {
         }
     };
 }
-pub(crate) use secret_key;
+pub(crate) use redacted_debug;
+
+constant_time_eq!(SecretBytes, secret => secret.expose());

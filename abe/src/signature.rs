@@ -12,14 +12,13 @@ use std::fmt;
 
 use ed25519_dalek::{Signature as Ed25519Signature, Signer, SigningKey, VerifyingKey};
 use rand_core::CryptoRng;
-use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::codec::Reader;
 use crate::envelope::{is_canonical_25519, length_prefixed};
 use crate::error::Error;
 use crate::limits::RECORD_BYTES_MAX;
-use crate::secret::SecretBytes;
+use crate::secret::{SecretBytes, constant_time_eq, redacted_debug};
 
 /// The first byte of a signature.
 const FORMAT: u8 = 1;
@@ -67,25 +66,8 @@ impl RecordSigningKey {
     }
 }
 
-impl ConstantTimeEq for RecordSigningKey {
-    fn ct_eq(&self, other: &Self) -> subtle::Choice {
-        self.0.as_bytes().ct_eq(other.0.as_bytes())
-    }
-}
-
-impl PartialEq for RecordSigningKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.ct_eq(other).into()
-    }
-}
-
-impl Eq for RecordSigningKey {}
-
-impl fmt::Debug for RecordSigningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RecordSigningKey(redacted)")
-    }
-}
+constant_time_eq!(RecordSigningKey, key => key.0.as_bytes());
+redacted_debug!(RecordSigningKey);
 
 /// The key that readers verify records with: 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::codec::{Reader, Writer};
 use crate::curve::msm::Comb;
 use crate::curve::{G1_BYTES, G1Affine, G2_BYTES, G2Affine, GT_BYTES, Gt, SCALAR_BYTES, Scalar};
 use crate::error::Error;
-use crate::secret::{SecretBytes, secret_key};
+use crate::secret::{SecretBytes, constant_time_eq, redacted_debug};
 
 /// Bytes of an encoded public key.
 pub const PUBLIC_KEY_BYTES: usize = 3282;
@@ -194,7 +194,8 @@ impl Drop for SystemSecretKey {
     }
 }
 
-secret_key!(SystemSecretKey);
+constant_time_eq!(SystemSecretKey, key => key.to_bytes().0);
+redacted_debug!(SystemSecretKey);
 
 // === AttributeKey ===
 
@@ -340,19 +341,7 @@ impl Drop for AttributeKey {
     }
 }
 
-impl subtle::ConstantTimeEq for AttributeKey {
-    fn ct_eq(&self, other: &Self) -> subtle::Choice {
-        self.to_bytes().ct_eq(&other.to_bytes())
-    }
-}
-
-impl PartialEq for AttributeKey {
-    fn eq(&self, other: &Self) -> bool {
-        subtle::ConstantTimeEq::ct_eq(self, other).into()
-    }
-}
-
-impl Eq for AttributeKey {}
+constant_time_eq!(AttributeKey, key => key.to_bytes().0);
 
 impl fmt::Debug for AttributeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
