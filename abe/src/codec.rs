@@ -24,10 +24,12 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0, what }
     }
 
+    /// Offset of the next byte in what the caller passed in.
     pub fn at(&self) -> usize {
         self.at
     }
 
+    /// An error at this place.
     pub fn malformed(&self, problem: &'static str) -> Error {
         Error::Malformed { what: self.what, at: self.at, problem }
     }
@@ -38,6 +40,7 @@ impl<'a> Reader<'a> {
         self
     }
 
+    /// The next `n` bytes.
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], Error> {
         let (head, tail) = self.bytes.split_at_checked(n).ok_or_else(|| self.malformed("the bytes end too early"))?;
         self.bytes = tail;
@@ -45,19 +48,23 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
+    /// The next `N` bytes.
     pub fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], Error> {
         let bytes = self.take(N)?;
         Ok(bytes.try_into().expect("take returned N bytes"))
     }
 
+    /// The next byte.
     pub fn u8(&mut self) -> Result<u8, Error> {
         Ok(self.array::<1>()?[0])
     }
 
+    /// A 16-bit number, little-endian.
     pub fn u16(&mut self) -> Result<u16, Error> {
         Ok(u16::from_le_bytes(*self.array()?))
     }
 
+    /// A 32-bit number, little-endian.
     pub fn u32(&mut self) -> Result<u32, Error> {
         Ok(u32::from_le_bytes(*self.array()?))
     }
@@ -109,6 +116,7 @@ impl<'a> Reader<'a> {
 pub struct Writer(pub Vec<u8>);
 
 impl Writer {
+    /// A 16-bit number, little-endian.
     pub fn u16(&mut self, value: u16) {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
@@ -120,6 +128,7 @@ impl Writer {
         Ok(())
     }
 
+    /// The bytes as they are.
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }

@@ -46,6 +46,7 @@ const SCALAR_BITS: usize = 255;
 pub struct Scalar(blst_fr);
 
 impl Scalar {
+    /// Zero.
     pub const ZERO: Self = Self(blst_fr { l: [0; 4] });
 
     /// The scalar `value * 2^-256 mod r`: the limbs (little-endian) are taken as the Montgomery form itself.
@@ -53,6 +54,7 @@ impl Scalar {
         Self(blst_fr { l: limbs })
     }
 
+    /// A small number.
     pub fn from_u64(value: u64) -> Self {
         let limbs = [value, 0, 0, 0];
         let mut out = blst_fr::default();
@@ -98,12 +100,14 @@ impl Scalar {
         Self(out)
     }
 
+    /// The canonical number, big-endian.
     pub fn to_be_bytes(self) -> [u8; SCALAR_BYTES] {
         let mut bytes = self.to_le_bytes();
         bytes.reverse();
         bytes
     }
 
+    /// The canonical number, little-endian.
     pub fn to_le_bytes(self) -> [u8; SCALAR_BYTES] {
         let mut scalar = blst_scalar::default();
         // SAFETY: both pointers are to live structs of the named types.
@@ -111,6 +115,7 @@ impl Scalar {
         scalar.b
     }
 
+    /// `self + other` mod r.
     pub fn add(self, other: Self) -> Self {
         let mut out = blst_fr::default();
         // SAFETY: all pointers are to live blst_fr values.
@@ -118,6 +123,7 @@ impl Scalar {
         Self(out)
     }
 
+    /// `self - other` mod r.
     pub fn sub(self, other: Self) -> Self {
         let mut out = blst_fr::default();
         // SAFETY: all pointers are to live blst_fr values.
@@ -125,6 +131,7 @@ impl Scalar {
         Self(out)
     }
 
+    /// `self * other` mod r.
     pub fn mul(self, other: Self) -> Self {
         let mut out = blst_fr::default();
         // SAFETY: all pointers are to live blst_fr values.
@@ -132,6 +139,7 @@ impl Scalar {
         Self(out)
     }
 
+    /// `-self` mod r.
     pub fn neg(self) -> Self {
         let mut out = blst_fr::default();
         // SAFETY: all pointers are to live blst_fr values.
@@ -147,6 +155,7 @@ impl Scalar {
         Self(out)
     }
 
+    /// Compares in constant time.
     pub fn is_zero(self) -> bool {
         self == Self::ZERO
     }
@@ -175,6 +184,7 @@ impl DefaultIsZeroes for Scalar {}
 pub struct Fp(blst_fp);
 
 impl Fp {
+    /// Reads 48 big-endian bytes and reduces them mod p.
     pub fn from_be_bytes(bytes: &[u8; 48]) -> Self {
         let mut out = blst_fp::default();
         // SAFETY: reads 48 bytes from an array of 48, writes one blst_fp.
@@ -204,9 +214,11 @@ pub struct G1(blst_p1);
 pub struct G1Affine(blst_p1_affine);
 
 impl G1 {
+    /// The identity.
     pub const IDENTITY: Self =
         Self(blst_p1 { x: blst_fp { l: [0; 6] }, y: blst_fp { l: [0; 6] }, z: blst_fp { l: [0; 6] } });
 
+    /// The standard generator.
     pub fn generator() -> Self {
         // SAFETY: blst returns a pointer to a constant of the library, valid for ever.
         Self(unsafe { *blst_p1_generator() })
@@ -228,6 +240,7 @@ impl G1 {
         Self(out)
     }
 
+    /// `2 self`, in constant time.
     pub fn double(&self) -> Self {
         let mut out = blst_p1::default();
         // SAFETY: all pointers are to live blst_p1 values.
@@ -245,6 +258,7 @@ impl G1 {
         Self(out)
     }
 
+    /// The affine form, by one inversion in constant time.
     pub fn to_affine(self) -> G1Affine {
         let mut out = blst_p1_affine::default();
         // SAFETY: all pointers are to live values of the named types.
@@ -331,6 +345,7 @@ impl Zeroize for G1 {
 }
 
 impl G1Affine {
+    /// The identity.
     pub const IDENTITY: Self = Self(blst_p1_affine { x: blst_fp { l: [0; 6] }, y: blst_fp { l: [0; 6] } });
 
     /// Reads an uncompressed point and checks encoding and curve equation, *not* the subgroup.
@@ -345,6 +360,7 @@ impl G1Affine {
         (status == BLST_ERROR::BLST_SUCCESS).then_some(Self(out))
     }
 
+    /// The uncompressed encoding.
     pub fn to_bytes(self) -> [u8; G1_BYTES] {
         let mut out = [0; G1_BYTES];
         // SAFETY: writes 96 bytes to an array of 96.
@@ -352,11 +368,13 @@ impl G1Affine {
         out
     }
 
+    /// Whether the point, which is on the curve, is in the subgroup of order r.
     pub fn in_subgroup(&self) -> bool {
         // SAFETY: the pointer is to a live blst_p1_affine.
         unsafe { blst_p1_affine_in_g1(&self.0) }
     }
 
+    /// Whether this is the identity.
     pub fn is_identity(&self) -> bool {
         // SAFETY: the pointer is to a live blst_p1_affine.
         unsafe { blst_p1_affine_is_inf(&self.0) }
@@ -418,6 +436,7 @@ pub struct G2(blst_p2);
 pub struct G2Affine(blst_p2_affine);
 
 impl G2 {
+    /// The standard generator.
     pub fn generator() -> Self {
         // SAFETY: blst returns a pointer to a constant of the library, valid for ever.
         Self(unsafe { *blst_p2_generator() })
@@ -441,6 +460,7 @@ impl G2 {
         Self(out)
     }
 
+    /// The affine form, by one inversion in constant time.
     pub fn to_affine(self) -> G2Affine {
         let mut out = blst_p2_affine::default();
         // SAFETY: all pointers are to live values of the named types.
@@ -471,6 +491,7 @@ impl G2Affine {
         (status == BLST_ERROR::BLST_SUCCESS && point.in_subgroup()).then_some(point)
     }
 
+    /// The uncompressed encoding.
     pub fn to_bytes(self) -> [u8; G2_BYTES] {
         let mut out = [0; G2_BYTES];
         // SAFETY: writes 192 bytes to an array of 192.
@@ -478,11 +499,13 @@ impl G2Affine {
         out
     }
 
+    /// Whether the point, which is on the curve, is in the subgroup of order r.
     pub fn in_subgroup(&self) -> bool {
         // SAFETY: the pointer is to a live blst_p2_affine.
         unsafe { blst_p2_affine_in_g2(&self.0) }
     }
 
+    /// Whether this is the identity.
     pub fn is_identity(&self) -> bool {
         // SAFETY: the pointer is to a live blst_p2_affine.
         unsafe { blst_p2_affine_is_inf(&self.0) }
@@ -505,11 +528,13 @@ impl Zeroize for G2Affine {
 pub struct Gt(blst_fp12);
 
 impl Gt {
+    /// One.
     pub fn one() -> Self {
         // SAFETY: blst returns a pointer to a constant of the library, valid for ever.
         Self(unsafe { *blst_fp12_one() })
     }
 
+    /// `self * other`.
     pub fn mul(&self, other: &Self) -> Self {
         let mut out = blst_fp12::default();
         // SAFETY: all pointers are to live blst_fp12 values.
@@ -525,11 +550,13 @@ impl Gt {
         Self(out)
     }
 
+    /// Whether this is a member of GT, the subgroup of order r.
     pub fn in_group(&self) -> bool {
         // SAFETY: the pointer is to a live blst_fp12.
         unsafe { blst_fp12_in_group(&self.0) }
     }
 
+    /// Whether this is one.
     pub fn is_one(&self) -> bool {
         // SAFETY: the pointer is to a live blst_fp12.
         unsafe { blst_fp12_is_one(&self.0) }
@@ -549,6 +576,7 @@ impl Gt {
         Some(Self(out))
     }
 
+    /// Twelve coefficients, highest first at every level.
     pub fn to_bytes(self) -> [u8; GT_BYTES] {
         let mut out = [0; GT_BYTES];
         for (chunk, (i, j, k)) in out.as_chunks_mut::<48>().0.iter_mut().zip(gt_coefficient_order()) {

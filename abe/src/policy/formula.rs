@@ -79,6 +79,7 @@ impl Formula {
         Ok(Self { gates, order })
     }
 
+    /// The gates in the order they were written.
     pub fn gates(&self) -> &[Gate] {
         &self.gates
     }
@@ -175,6 +176,7 @@ impl Formula {
         out.field16(&formula.0, "policy formula")
     }
 
+    /// Reads what [`Formula::encode`] writes and uses up the reader.
     pub fn decode(mut reader: Reader<'_>) -> Result<Self, Error> {
         let start = reader.clone();
         let n = usize::from(reader.u16()?);

@@ -223,6 +223,7 @@ pub(crate) struct KeyPart {
 pub(crate) struct SecretColumn(Box<[G1Affine; 4]>);
 
 impl SecretColumn {
+    /// Takes the points and wipes the caller's copy that was moved here.
     pub fn new(mut points: [G1Affine; 4]) -> Self {
         let column = Self(Box::new(points));
         points.zeroize();

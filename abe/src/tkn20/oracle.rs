@@ -40,6 +40,7 @@ pub enum Points {
 }
 
 impl Oracle {
+    /// An empty memory.
     pub fn new() -> Self {
         Self { labels: Cache::new(CACHED_LABELS_MAX), values: Cache::new(CACHED_VALUES_MAX) }
     }
