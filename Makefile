@@ -9,7 +9,7 @@ CARGO ?= cargo
 SECS ?= 60
 TARGET ?= policy public_key system_secret_key attribute_key ciphertext wrapped_key
 
-.PHONY: help setup demo test test-planted e2e verify fmt-check lint docs deny tidy fix bench fuzz advisories
+.PHONY: help setup demo test test-planted constant-time e2e verify fmt-check lint docs deny tidy fix bench fuzz advisories
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ test: setup ## all tests
 
 test-planted: ## plant each known defect and see that the attack tests turn red
 	@scripts/test-planted
+
+constant-time: ## count instructions with different secrets (needs valgrind)
+	@scripts/constant-time
 
 e2e: ## only the tests that run the real binary
 	$(CARGO) test --locked --test e2e

@@ -140,7 +140,9 @@ fn locked_versions_reach_their_floors() {
 #[test]
 fn scripts_can_be_run() {
     use std::os::unix::fs::PermissionsExt;
-    for script in [".ci/run", "scripts/setup", "scripts/demo", "scripts/test-planted", "scripts/fuzz"] {
+    for script in
+        [".ci/run", "scripts/setup", "scripts/demo", "scripts/test-planted", "scripts/constant-time", "scripts/fuzz"]
+    {
         let mode = fs::metadata(root().join(script)).unwrap().permissions().mode();
         assert_ne!(mode & 0o100, 0, "{script} is not executable");
     }

@@ -1,10 +1,9 @@
 //! Products of powers in GT with secret exponents.
 
-use std::hint::black_box;
-
 use zeroize::Zeroizing;
 
 use super::ffi::{Gt, Scalar};
+use super::msm::mask_if_equal;
 
 /// Bits of one window: tables of 16 powers, 9 KiB each.
 const WINDOW_BITS: usize = 4;
@@ -40,12 +39,9 @@ fn powers(base: &Gt) -> [Gt; POWERS] {
 
 /// `table[digit]`, reading every entry.
 fn select(table: &[Gt; POWERS], digit: u8) -> Gt {
-    // The barrier keeps the compiler from learning the digit and making branches of the masks.
-    let digit = black_box(u64::from(digit));
     let mut out = Gt::zeroed();
     for (n, entry) in (0u64..).zip(table) {
-        let difference = n ^ digit;
-        out.mask_assign(entry, ((difference | difference.wrapping_neg()) >> 63).wrapping_sub(1));
+        out.mask_assign(entry, mask_if_equal(n, u64::from(digit)));
     }
     out
 }
