@@ -15,7 +15,10 @@ help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: ## install what is missing, without root; safe to repeat
-	@scripts/setup
+	@scripts/setup $(SETUP_ARGS)
+
+# Neither needs the tools that setup may have to compile.
+demo test: SETUP_ARGS := --quick
 
 demo: setup ## the main job, live: keys, a policy, one machine that may open and one that may not
 	@$(CARGO) build --release --quiet --locked
