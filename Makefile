@@ -38,20 +38,20 @@ e2e: ## only the tests that run the real binary
 
 verify: fmt-check lint docs deny tidy ## formatting, lints, docs, dependencies, tidiness; never writes to the tree
 
-fmt-check:
+fmt-check: ## is the formatting right?
 	$(CARGO) fmt --all --check
 
-lint:
+lint: ## clippy, a warning is an error
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 docs: ## build the documentation; a warning is an error
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 
-deny:
+deny: ## licences, sources and who may use what
 	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: run make setup"; exit 1; }
 	$(CARGO) deny --offline --locked check bans licenses sources
 
-tidy:
+tidy: ## what compilers and linters do not check
 	$(CARGO) test --locked --test tidy
 
 advisories: ## compare the lock file with the public advisory database (needs the network)

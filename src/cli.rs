@@ -32,10 +32,10 @@ enum Command {
 
 /// Reports a command line that could not be read; `--help` and `--version` come here too.
 pub fn usage(error: &clap::Error) -> ExitCode {
-    let asks_for_json = std::env::args().any(|arg| matches!(arg.as_str(), "-ojson" | "--output=json"))
-        || std::env::args()
-            .zip(std::env::args().skip(1))
-            .any(|(name, value)| matches!(name.as_str(), "-o" | "--output") && value == "json");
+    // The line could not be read, so it is looked through for the option by its spellings.
+    let args: Vec<_> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let asks_for_json = args.iter().any(|arg| matches!(arg.as_str(), "-ojson" | "-o=json" | "--output=json"))
+        || args.windows(2).any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json");
     if asks_for_json && error.use_stderr() {
         let error = CliError::Usage(error.render().to_string().trim_end().to_owned());
         error.print(Format::Json);

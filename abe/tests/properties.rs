@@ -234,6 +234,12 @@ fn policy_errors_show_the_place_and_the_fix() {
             "error[expected-value]: a value was expected after the colon\n  region:\n         ^ write the value, such as `EU`",
         ),
         (
+            "a: b \u{200b}",
+            "error[bad-character]: this character is not part of the policy language\n  \
+             a: b \u{fffd}\n       \
+             ^ U+200B: labels and values are letters, digits and `_`",
+        ),
+        (
             "a: b and\nc: \u{fc}",
             "error[bad-character]: this character is not part of the policy language\n  \
              c: \u{fc}\n     \
@@ -246,6 +252,7 @@ fn policy_errors_show_the_place_and_the_fix() {
         ("", "empty"),
         ("NOT a: b", "keyword-case"),
         ("a: b and NOT c: d", "keyword-case"),
+        ("a: b or AND c: d", "expected-condition"),
         ("a b", "expected-colon"),
         ("a: and", "reserved-word"),
         ("or: b", "reserved-word"),

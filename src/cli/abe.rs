@@ -32,6 +32,9 @@ pub enum Command {
     /// Tell what a key or ciphertext file holds, without opening anything.
     Inspect(inspect::InspectArgs),
     /// Tell whether a ciphertext was made by an encryptor with the AND-share defect, so that every key reads it.
+    ///
+    /// Answers `defective`, `sound` or `cannot tell`, each with exit code 0. With a key that does not satisfy the policy,
+    /// `sound` holds only if the ciphertext is of that key's authority: the answer says whether it was opened.
     Audit(AuditArgs),
     /// Measure the operations and print the figures, with processor and commit.
     Bench(bench::BenchArgs),
@@ -138,7 +141,8 @@ pub fn run(command: Command, format: Format) -> Result<(), CliError> {
 
 fn parse_attribute(text: &str) -> Result<(String, String), String> {
     let (label, value) = text.split_once('=').ok_or("write it as LABEL=VALUE, such as country=FR")?;
-    Ok((label.trim().to_owned(), value.trim().to_owned()))
+    let trim = |text: &str| text.trim_matches([' ', '\t']).to_owned();
+    Ok((trim(label), trim(value)))
 }
 
 /// The operating system's generator, once it has shown that it answers.
@@ -162,11 +166,12 @@ fn run_setup(args: &SetupArgs, format: Format) -> Result<(), CliError> {
     args.public_key.check_free(args.force)?;
     args.secret_key.check_free(args.force)?;
     let (public, secret) = setup(&mut system_rng()?).map_err(CliError::abe("setup"))?;
-    // Both are on disk before either appears: half a pair is of no use, and replacing half of one destroys it.
+    // Both are on disk before either appears: half a pair is of no use, and replacing half of one destroys it. The secret
+    // half, which cannot be made again, goes first.
     let secret_file = args.secret_key.prepare(secret.to_bytes().expose(), Secrecy::Secret, args.force)?;
     let public_file = args.public_key.prepare(&public.to_bytes(), Secrecy::Public, args.force)?;
-    public_file.commit()?;
     secret_file.commit()?;
+    public_file.commit()?;
     let result = json!({
         "public_key": args.public_key.to_string(),
         "secret_key": args.secret_key.to_string(),

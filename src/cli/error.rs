@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cinnabar_abe::Error;
+use cinnabar_abe::{Error, PolicyErrorKind};
 use serde_json::{Value, json};
 
 use super::report::{Format, print_error};
@@ -31,6 +31,8 @@ impl CliError {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) | Self::Abe { error: Error::Attribute { .. }, .. } => 2,
+            // Attributes are the only arguments that can be too long for a key.
+            Self::Abe { error: Error::TooLong { what: "attribute list", .. }, .. } => 2,
             Self::Abe { error: Error::NotSatisfied, .. } => 4,
             Self::Abe { error: Error::Policy(_), .. } => 6,
             _ => 1,
@@ -48,7 +50,7 @@ impl CliError {
                 Error::Rejected => "rejected",
                 Error::Policy(error) => error.kind().code(),
                 Error::Attribute { .. } => "attribute",
-                Error::TooLong { .. } => "too-long",
+                Error::TooLong { .. } => "size",
                 Error::BrokenRng { .. } => "broken-rng",
                 _ => "failed",
             },
@@ -83,7 +85,9 @@ impl CliError {
             (Format::Json, _) => print_error(&format!("{}\n", self.to_json())),
             // A refused policy prints itself, with its caret.
             (Format::Text, Self::Abe { error: Error::Policy(error), .. }) => {
-                print_error(&format!("{error}\n"));
+                let too_large = error.kind() == PolicyErrorKind::TooLarge;
+                let way_out = if too_large { "  --max-bytes raises the limit\n" } else { "" };
+                print_error(&format!("{error}\n{way_out}"));
             }
             (Format::Text, _) => print_error(&format!("error[{}]: {}\n", self.code(), self.message())),
         }

@@ -3,12 +3,13 @@
 //! Law: a file appears complete or not at all, and is never overwritten unless asked; secrets are readable by their
 //! owner only from the first byte on.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
@@ -17,6 +18,9 @@ use super::error::CliError;
 
 /// Most bytes that a command reads from one file: beyond every key and every ciphertext that a store would carry.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// What files are called while they are written. A command that is killed may leave one behind, secrets with mode 0600.
+const TEMPORARY_PREFIX: &str = ".cinnabar-";
 
 /// Where a command reads: a file, or standard input for `-`.
 #[derive(Debug, Clone)]
@@ -35,30 +39,32 @@ pub enum Secrecy {
     Public,
 }
 
-fn path_or_dash(text: &str) -> Option<PathBuf> {
+fn path_or_dash(text: OsString) -> Option<PathBuf> {
     (text != "-").then(|| PathBuf::from(text))
 }
 
-impl FromStr for Source {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(path_or_dash(text)))
+impl From<OsString> for Source {
+    fn from(text: OsString) -> Self {
+        Self(path_or_dash(text))
     }
 }
 
-impl FromStr for Destination {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(path_or_dash(text)))
+impl From<OsString> for Destination {
+    fn from(text: OsString) -> Self {
+        Self(path_or_dash(text))
     }
+}
+
+/// A path for people: control characters in a name must not reach their terminal.
+fn printable(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Some(path) => path.display().fmt(f),
+            Some(path) => f.write_str(&printable(path)),
             None => f.write_str("standard input"),
         }
     }
@@ -67,7 +73,7 @@ impl fmt::Display for Source {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Some(path) => path.display().fmt(f),
+            Some(path) => f.write_str(&printable(path)),
             None => f.write_str("standard output"),
         }
     }
@@ -138,17 +144,25 @@ impl Destination {
         place(self).is_some_and(|own| Some(own) == place(other))
     }
 
-    /// Fails when the file is there and may not be overwritten: asked before work is done, so that none is lost.
+    /// Fails when nothing can be written there, or a file is there and may not be overwritten: asked before work is done,
+    /// so that none is lost.
     pub fn check_free(&self, force: bool) -> Result<(), CliError> {
         let Some(path) = &self.0 else { return Ok(()) };
+        let refuse = |problem: &str| Err(CliError::File { path: self.to_string(), problem: problem.to_owned() });
+        if path.file_name().is_none() || path.as_os_str().as_bytes().ends_with(b"/") {
+            return refuse("not the name of a file");
+        }
         match path.symlink_metadata() {
-            Err(_) => Ok(()),
             Ok(metadata) if !metadata.is_file() => {
-                let problem = "not a regular file, which is all that is written to; use `-` for standard output";
-                Err(CliError::File { path: self.to_string(), problem: problem.to_owned() })
+                refuse("not a regular file, which is all that is written to; use `-` for standard output")
             }
-            Ok(_) if force => Ok(()),
-            Ok(_) => Err(self.taken()),
+            Ok(_) if !force => Err(self.taken()),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match folder_of(path).metadata() {
+                Ok(folder) if folder.is_dir() => Ok(()),
+                _ => refuse("its folder is not there: make it first"),
+            },
+            Err(error) => Err(self.fail(&error)),
         }
     }
 
@@ -166,10 +180,15 @@ impl Destination {
         };
         let mode = if secrecy == Secrecy::Secret { 0o600 } else { 0o666 };
         let mut builder = tempfile::Builder::new();
-        let mut file = builder
-            .permissions(Permissions::from_mode(mode))
-            .tempfile_in(folder_of(path))
-            .map_err(|error| self.fail(&error))?;
+        builder.prefix(TEMPORARY_PREFIX).permissions(Permissions::from_mode(mode));
+        // The library's own message names the temporary file, which nobody asked for.
+        let file = builder.tempfile_in(folder_of(path)).map_err(|error| self.fail(&error.kind().into()));
+        let mut file = file?;
+        if secrecy == Secrecy::Secret {
+            // Exactly this mode, whatever the umask takes away.
+            let exact = file.as_file().set_permissions(Permissions::from_mode(mode));
+            exact.map_err(|error| self.fail(&error))?;
+        }
         file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|error| self.fail(&error))?;
         Ok(Prepared { to: self, force, content: Content::File(file) })
     }

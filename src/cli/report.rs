@@ -55,6 +55,7 @@ fn lines(report: &Value) -> String {
         .map(|(name, value)| {
             let value = match value {
                 Value::String(text) => text.clone(),
+                Value::Array(entries) if entries.is_empty() => "none".to_owned(),
                 Value::Array(entries) => entries
                     .iter()
                     .map(|entry| entry.as_str().map_or(entry.to_string(), str::to_owned))

@@ -181,6 +181,30 @@ fn only_regular_files_are_written_to() {
 }
 
 #[test]
+fn odd_file_names_are_names_like_any_other() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::with_keys();
+    let run = |args: &[&std::ffi::OsStr]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cinnabar"));
+        command.arg("abe").args(args).current_dir(place.0.path()).stdin(Stdio::null()).output().unwrap()
+    };
+    let name = std::ffi::OsStr::from_bytes(b"n\xff\x1b[31m");
+    let [encrypt, policy, text, out, inspect] =
+        ["encrypt", "--policy", "region: EU", "--out", "inspect"].map(std::ffi::OsStr::new);
+    assert_eq!(run(&[encrypt, policy, text, out, name]).status.code(), Some(0));
+    assert_eq!(run(&[inspect, name]).status.code(), Some(0));
+    let absent = run(&[inspect, std::ffi::OsStr::from_bytes(b"no\xff\x1b[31m")]);
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(!absent.stderr.contains(&0x1b), "a name must not reach the terminal's controls");
+    // What is no text can be no policy.
+    assert_eq!(run(&[encrypt, policy, name]).status.code(), Some(2));
+    for not_a_name in ["", "folder/", "..", "no/such/folder/x"] {
+        place.fails(&["setup", "--public-key", "new.pub", "--secret-key", not_a_name], 1);
+    }
+    assert!(!place.path("new.pub").exists());
+}
+
+#[test]
 fn wrong_usage_exits_with_two() {
     let place = Place::with_keys();
     place.fails(&["keygen"], 2);
@@ -196,8 +220,11 @@ fn wrong_usage_exits_with_two() {
         place.fails(&["keygen", "--attr", bad, "--out", "k"], 2);
     }
     assert!(!place.path("k").exists());
+    for format in [&["-o", "json"][..], &["-o=json"], &["-ojson"], &["--output=json"], &["--output", "json"]] {
+        let args = [&["keygen"], format].concat();
+        assert_eq!(json(place.fails(&args, 2).as_bytes())["error"]["code"], "usage", "{args:?}");
+    }
     let error = json(place.fails(&["keygen", "-o", "json"], 2).as_bytes());
-    assert_eq!(error["error"]["code"], "usage");
     assert!(error["error"]["message"].as_str().unwrap().contains("--attr"));
 }
 

@@ -150,11 +150,19 @@ impl fmt::Display for PolicyError {
         let end = self.span.end.clamp(start, window.1);
         let column = self.text[window.0..start].chars().count();
         let width = self.text[start..end].chars().count().max(1);
-        // Tabs and other controls take one column each, so that the caret stands where the fault is.
-        let line: String =
-            self.text[window.0..window.1].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let line: String = self.text[window.0..window.1].chars().map(shown).collect();
         writeln!(f, "  {line}")?;
         write!(f, "  {:column$}{:^<width$} {}", "", "", self.hint)
+    }
+}
+
+/// One column for each character, so that the caret stands where the fault is: white space and controls as blanks, and
+/// what might show as nothing, or turn the line round, as a mark.
+fn shown(c: char) -> char {
+    match c {
+        _ if c.is_ascii_graphic() || c.is_alphanumeric() => c,
+        _ if c.is_ascii() || c.is_control() => ' ',
+        _ => '\u{fffd}',
     }
 }
 

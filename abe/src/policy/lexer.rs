@@ -62,8 +62,15 @@ pub fn tokens(text: &str) -> Result<Vec<Token>, PolicyError> {
                 }
             }
             _ => {
-                let end = at + text[at..].chars().next().map_or(1, char::len_utf8);
-                return Err(PolicyError::new(PolicyErrorKind::BadCharacter, Span { start: at, end }, text));
+                let found = text[at..].chars().next().expect("`at` stands before a character");
+                let span = Span { start: at, end: at + found.len_utf8() };
+                let error = PolicyError::new(PolicyErrorKind::BadCharacter, span, text);
+                if found.is_ascii_graphic() || found.is_alphanumeric() {
+                    return Err(error);
+                }
+                // Named by number, since it may show as nothing.
+                let hint = format!("U+{:04X}: {}", u32::from(found), error.hint());
+                return Err(error.with_hint(hint));
             }
         };
         tokens.push(Token { kind, span: Span { start: at, end } });

@@ -143,9 +143,11 @@ impl Parser<'_> {
     fn condition(&mut self, label: Token) -> Result<(), PolicyError> {
         let colon = self.advance();
         if colon.kind != TokenKind::Colon {
-            if let Some(keyword) = keyword_in_capitals(self.word(label)) {
-                let hint = format!("write `{keyword}`");
-                return Err(self.error(Kind::KeywordCase, label.span).with_hint(hint));
+            match keyword_in_capitals(self.word(label)) {
+                Some("not") => return Err(self.error(Kind::KeywordCase, label.span).with_hint("write `not`")),
+                // An operator stands between two conditions, however it is spelt.
+                Some(_) => return Err(self.error(Kind::ExpectedCondition, label.span)),
+                None => {}
             }
             let hint = format!("write `{}: value`", self.word(label));
             return Err(self.error(Kind::ExpectedColon, colon.span).with_hint(hint));

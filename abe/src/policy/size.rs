@@ -67,8 +67,8 @@ pub fn check(policy: &Policy, plaintext_bytes: usize, limits: &Limits, text: &st
         hint.push_str("; ");
         hint.push_str(&cost);
     }
-    if plaintext_bytes > limits.ciphertext_bytes / 2 {
-        hint.push_str(&format!("; the plaintext alone is {plaintext_bytes} bytes"));
+    if plaintext_bytes > 0 {
+        hint.push_str(&format!("; the plaintext is {plaintext_bytes} bytes of it"));
     }
     let span = Span { start: 0, end: text.trim_end().len() };
     Err(PolicyError::new(PolicyErrorKind::TooLarge, span, text).with_hint(hint))
