@@ -19,7 +19,7 @@ use crate::policy::Policy;
 use crate::policy::formula::GateClass;
 use crate::secret::SecretBytes;
 use crate::tkn20::boneh_katz::open;
-use crate::tkn20::decapsulate::{PointChecks, Term, decapsulate};
+use crate::tkn20::decapsulate::{PointChecks, decapsulate, term};
 use crate::tkn20::keys::{AttributeKey, PublicKey, SystemSecretKey};
 
 /// Attributes without any check: labels and values are arbitrary bytes, `wild` labels get every value, later pairs
@@ -85,19 +85,8 @@ pub fn open_mixed(
     wires: &[(usize, &AttributeKey)],
 ) -> Result<SecretBytes, Error> {
     check_wires(ciphertext, wires.iter().map(|(wire, _)| *wire))?;
-    let policy = ciphertext.policy();
-    let indexes = &policy.indexes.of_wire;
     let id = Scalar::from_be_bytes_reduced(ciphertext.id());
-    let terms: Vec<Term<'_>> = wires
-        .iter()
-        .filter_map(|(i, key)| match policy.wires.get(*i) {
-            Some(wire) => {
-                let part = key.parts.get(wire.label.as_bytes())?;
-                Some(Term::new(*i, indexes[*i], wire.positive, wire.scalar, part))
-            }
-            None => Some(Term::new(*i, 0, true, id, key.boneh_katz_part())),
-        })
-        .collect();
+    let terms: Vec<_> = wires.iter().filter_map(|(wire, key)| term(key, ciphertext, *wire, id)).collect();
     open(ciphertext, &*decapsulate(base, ciphertext, &terms, PointChecks::Sums)?)
 }
 

@@ -11,7 +11,7 @@ use rand_core::CryptoRng;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::decapsulate::{PointChecks, decapsulate, terms};
+use super::decapsulate::{PointChecks, decapsulate, term};
 use super::encapsulate::encapsulate;
 use super::keys::{AttributeKey, PublicKey};
 use crate::ciphertext::{self, Ciphertext, Framing};
@@ -122,7 +122,8 @@ impl AttributeKey {
         checks: PointChecks,
     ) -> Result<Zeroizing<Gt>, Error> {
         let id = Scalar::from_be_bytes_reduced(ciphertext.id());
-        decapsulate(self, ciphertext, &terms(self, ciphertext, wires, id), checks)
+        let terms: Vec<_> = wires.iter().filter_map(|wire| term(self, ciphertext, *wire, id)).collect();
+        decapsulate(self, ciphertext, &terms, checks)
     }
 }
 

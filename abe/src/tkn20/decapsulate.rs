@@ -80,21 +80,17 @@ impl<'k> Term<'k> {
     }
 }
 
-/// The terms of the key for these wires of the augmented policy, the Boneh-Katz wire last with the value `id`.
-/// Wires whose label the key lacks are left out.
-pub fn terms<'k>(key: &'k AttributeKey, ciphertext: &Ciphertext, wires: &[usize], id: Scalar) -> Vec<Term<'k>> {
+/// The term of one wire of the augmented policy with a key's part for it; nothing when the key lacks the label. The
+/// number of conditions stands for the Boneh-Katz wire, whose value is `id`.
+pub fn term<'k>(key: &'k AttributeKey, ciphertext: &Ciphertext, wire: usize, id: Scalar) -> Option<Term<'k>> {
     let policy = ciphertext.policy();
-    let indexes = &policy.indexes.of_wire;
-    wires
-        .iter()
-        .filter_map(|i| match policy.wires.get(*i) {
-            Some(wire) => {
-                let part = key.parts.get(wire.label.as_bytes())?;
-                Some(Term::new(*i, indexes[*i], wire.positive, wire.scalar, part))
-            }
-            None => Some(Term::new(*i, 0, true, id, key.boneh_katz_part())),
-        })
-        .collect()
+    match policy.wires.get(wire) {
+        Some(own) => {
+            let part = key.parts.get(own.label.as_bytes())?;
+            Some(Term::new(wire, policy.indexes.of_wire[wire], own.positive, own.scalar, part))
+        }
+        None => Some(Term::new(wire, 0, true, id, key.boneh_katz_part())),
+    }
 }
 
 /// K, from the given terms, whether they satisfy the policy or not.
