@@ -1,0 +1,28 @@
+//! What every process of the system shares: the seams to the world, identity, mutual TLS, configuration, telemetry,
+//! health and the order of a shutdown.
+//!
+//! The road of a process: [`config`] reads its file, [`telemetry`] opens its log, [`mtls`] loads who it is,
+//! [`shutdown`] listens for signals, [`health`] answers probes, [`backoff`] spaces what is tried again; every clock,
+//! random byte and socket comes from [`mod@env`]. [`pki`] makes the certificates, [`mod@file`] keeps them safe on disk.
+//! Law: this crate knows no service. It depends on none of ours and offers nothing that only one process would use.
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod config;
+pub mod env;
+pub mod file;
+pub mod health;
+pub mod id;
+pub mod mtls;
+pub mod pki;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use backoff::Backoff;
+pub use config::ConfigError;
+pub use env::{Clock, Env, Net, Rng};
+pub use health::{Admin, Health};
+pub use id::{ClusterId, Identity, NodeName, Role};
+pub use mtls::{Acceptor, AcceptorLimits, PeerInfo, Signature, Tls, TlsError, TlsFiles, TlsIo, VerifyError};
+pub use shutdown::{Hangup, Shutdown};
+pub use telemetry::LogFormat;
