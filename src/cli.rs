@@ -1,13 +1,17 @@
 //! The command tree, and how a command reports: text for people or JSON for programs, and one exit code a kind of error.
 
 mod abe;
+mod connect;
 mod error;
 mod files;
+mod kv;
+mod pki;
 mod report;
+mod store;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use error::CliError;
 use report::Format;
@@ -28,6 +32,37 @@ enum Command {
     /// Attribute-based encryption on files: keys, ciphertexts, audit, benchmark.
     #[command(subcommand)]
     Abe(abe::Command),
+    /// Run a voter: a member of the Raft core.
+    Voter(store::Process),
+    /// Run a replica: a full copy outside Raft that others can follow.
+    Replica(store::Process),
+    /// Make a cluster and change its members.
+    Cluster {
+        #[command(flatten)]
+        connect: connect::Connect,
+        #[command(subcommand)]
+        command: store::Cluster,
+    },
+    /// Show nodes: role, health, how far behind, who feeds them.
+    Status {
+        #[command(flatten)]
+        connect: connect::Connect,
+    },
+    /// Read and write records.
+    Kv {
+        #[command(flatten)]
+        connect: connect::Connect,
+        #[command(subcommand)]
+        command: kv::Command,
+    },
+    /// Make a cluster's certificate authority and certificates.
+    #[command(subcommand)]
+    Pki(pki::Command),
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Reports a command line that could not be read; `--help` and `--version` come here too.
@@ -49,6 +84,16 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 pub fn run(cli: Cli) -> ExitCode {
     let result: Result<(), CliError> = match cli.command {
         Command::Abe(command) => abe::run(command, cli.output),
+        Command::Voter(process) => store::voter(&process),
+        Command::Replica(process) => store::replica(&process),
+        Command::Cluster { connect, command } => store::cluster(command, &connect, cli.output),
+        Command::Status { connect } => store::status(&connect, cli.output),
+        Command::Kv { connect, command } => kv::run(command, &connect, cli.output),
+        Command::Pki(command) => pki::run(command, cli.output),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "cinnabar", &mut std::io::stdout());
+            Ok(())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

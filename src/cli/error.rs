@@ -18,6 +18,20 @@ pub enum CliError {
     Abe { subject: String, error: Error },
     /// Something else failed.
     Failed(String),
+    /// No node answered.
+    Unreachable(String),
+    /// The caller may not do this.
+    Denied(String),
+    /// The key or node is not there, or something else came first.
+    Conflict(String),
+    /// A process of the store could not start or had to end.
+    Process { message: String, code: u8 },
+}
+
+impl std::fmt::Display for CliError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message())
+    }
 }
 
 impl CliError {
@@ -27,13 +41,16 @@ impl CliError {
         move |error| Self::Abe { subject, error }
     }
 
-    /// 1 failed, 2 usage, 4 not permitted, 6 policy refused.
+    /// 1 failed, 2 usage, 3 unreachable, 4 not permitted, 5 not found or conflict, 6 policy refused; a process has its own.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) | Self::Abe { error: Error::Attribute { .. }, .. } => 2,
             // Attributes are the only arguments that can be too long for a key.
             Self::Abe { error: Error::TooLong { what: "attribute list", .. }, .. } => 2,
-            Self::Abe { error: Error::NotSatisfied, .. } => 4,
+            Self::Abe { error: Error::NotSatisfied, .. } | Self::Denied(_) => 4,
+            Self::Unreachable(_) => 3,
+            Self::Conflict(_) => 5,
+            Self::Process { code, .. } => *code,
             Self::Abe { error: Error::Policy(_), .. } => 6,
             _ => 1,
         })
@@ -44,6 +61,10 @@ impl CliError {
             Self::Usage(_) => "usage",
             Self::File { .. } => "file",
             Self::Failed(_) => "failed",
+            Self::Unreachable(_) => "unreachable",
+            Self::Denied(_) => "denied",
+            Self::Conflict(_) => "conflict",
+            Self::Process { .. } => "process",
             Self::Abe { error, .. } => match error {
                 Error::Malformed { .. } => "malformed",
                 Error::NotSatisfied => "not-permitted",
@@ -59,7 +80,12 @@ impl CliError {
 
     fn message(&self) -> String {
         match self {
-            Self::Usage(message) | Self::Failed(message) => message.clone(),
+            Self::Usage(message)
+            | Self::Failed(message)
+            | Self::Unreachable(message)
+            | Self::Denied(message)
+            | Self::Conflict(message)
+            | Self::Process { message, .. } => message.clone(),
             Self::File { path, problem } => format!("{path}: {problem}"),
             Self::Abe { error: Error::Policy(error), .. } => error.message().to_owned(),
             Self::Abe { subject, error } => format!("{subject}: {error}"),

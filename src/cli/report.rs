@@ -12,7 +12,8 @@ use super::files::Destination;
 /// How results and errors are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// Lines for people.
+    /// Lines and tables for people.
+    #[value(alias = "table")]
     Text,
     /// One JSON object for programs.
     Json,

@@ -58,7 +58,8 @@ pub const AUTHORITIES_MAX: usize = 8;
 const ALPN: &[u8] = b"h2";
 
 /// Where a process finds its certificates; all PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(serde::Serialize, serde::Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
 pub struct TlsFiles {
     /// The authorities we trust.
     pub ca: PathBuf,
@@ -169,6 +170,19 @@ impl Tls {
             current: ArcSwap::from_pointee(loaded),
             reloading: Mutex::new(()),
         }))
+    }
+
+    /// Loads the files for a client that belongs to the cluster that its certificate names.
+    ///
+    /// # Errors
+    /// As [`Tls::load`].
+    pub fn load_client(files: &TlsFiles, clock: Arc<dyn Clock>) -> Result<Arc<Self>, TlsError> {
+        let chain = certificates(&files.cert, &read(&files.cert)?, 1 + INTERMEDIATES_MAX, "one to four CERTIFICATE blocks")?;
+        let named = chain.first().map(verify::read_identity);
+        let Some(Ok(identity)) = named else {
+            return Err(TlsError::Content { path: files.cert.clone(), expected: "a certificate with a spiffe:// name" });
+        };
+        Self::load(files, &identity.cluster, clock)
     }
 
     /// Who we are; the same for the whole life of the process.

@@ -3,15 +3,15 @@
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
 /// Handshakes by `result`: `accepted`, or why it failed (see [`RESULTS`]).
-pub const HANDSHAKES: &str = "daemon_tls_handshakes_total";
+pub const HANDSHAKES: &str = "cinnabar_tls_handshakes_total";
 /// Connections that are open now.
-pub const CONNECTIONS_OPEN: &str = "daemon_tls_connections_open";
+pub const CONNECTIONS_OPEN: &str = "cinnabar_tls_connections_open";
 /// Failed calls of accept; they mean that file descriptors or memory are short.
-pub const ACCEPT_ERRORS: &str = "daemon_tls_accept_errors_total";
+pub const ACCEPT_ERRORS: &str = "cinnabar_tls_accept_errors_total";
 /// When our own certificate ends, in seconds since 1970.
-pub const CERTIFICATE_END: &str = "daemon_tls_certificate_not_after_unix_seconds";
+pub const CERTIFICATE_END: &str = "cinnabar_tls_certificate_not_after_unix_seconds";
 /// Attempts to load new certificates by `result`: `loaded`, `unchanged`, `refused`.
-pub const RELOADS: &str = "daemon_tls_reloads_total";
+pub const RELOADS: &str = "cinnabar_tls_reloads_total";
 
 /// Every value of the label `result` of [`HANDSHAKES`].
 pub const RESULTS: &[&str] = &[

@@ -1,0 +1,103 @@
+//! Every bound of this crate that is not part of the contract; units last. Relations are asserted at the end.
+
+use cinnabar_kv_api::limits::{FRAME_BYTES_MAX, FRAME_BYTES_TARGET, PAYLOAD_BYTES_MAX};
+
+/// Bytes after which a log segment is closed and the next one begun.
+pub const SEGMENT_BYTES: u64 = 32 * 1024 * 1024;
+/// Bytes of newest entries that the log keeps in memory, so that replication seldom reads the disk.
+pub const LOG_CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// Entries between two places of the log's index in memory.
+pub const LOG_INDEX_EVERY: u64 = 64;
+/// Jobs waiting for the log's thread.
+pub const LOG_JOBS_MAX: usize = 8192;
+/// Bytes of log entries that are kept below the applied index for replicas that fall behind.
+pub const LOG_KEEP_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+/// Time between two looks at what may be purged, in milliseconds.
+pub const PURGE_EVERY_MS: u64 = 1_000;
+
+/// Entries applied as one range, with one state hash and one batch in the store.
+pub const RANGE_ENTRIES_MAX: usize = 256;
+/// Bytes of one stored piece of a value: at most 16 items share a page of sled, and only pages under 128 KiB are
+/// written where its log can be synced.
+pub const PIECE_BYTES: usize = 6 * 1024;
+/// Bytes of a value that is stored beside its key.
+pub const INLINE_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of records in memory that are applied but not yet in the engine; more make `apply` wait.
+pub const PENDING_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Records that one engine batch may hold unless one range alone has more; readers that miss the cache wait for it.
+pub const BATCH_RECORDS: usize = 128;
+/// Bytes of the read cache.
+pub const CACHE_BYTES_DEFAULT: u64 = 512 * 1024 * 1024;
+/// Bytes that the engine may keep in memory.
+pub const ENGINE_CACHE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// Time between two flushes of the state to the disk, in milliseconds.
+pub const FLUSH_EVERY_MS: u64 = 1_000;
+
+/// Bytes of changes kept for watches.
+pub const CHANGES_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Watches at once on one node.
+pub const WATCHES_MAX: usize = 4096;
+/// Messages waiting in one stream before its reader is found slow.
+pub const STREAM_MESSAGES_MAX: usize = 8;
+/// Time between two progress ticks of a watch, and two heartbeats of a feed, in milliseconds.
+pub const TICK_MS: u64 = 1_000;
+
+/// Scans of several pages open at once.
+pub const SCANS_MAX: usize = 64;
+/// Time between two pages of a scan, in milliseconds.
+pub const SCAN_IDLE_MS_MAX: u64 = 10_000;
+/// Bytes of overwritten records kept for open scans; more ends the oldest scan.
+pub const SCAN_UNDO_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Bytes of frames kept for downstreams that are close to the tip.
+pub const FEED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Downstreams of one node.
+pub const DOWNSTREAMS_MAX: usize = 2048;
+/// Longest time to hand one message to a downstream, in milliseconds; a slower one is cut.
+pub const DOWNSTREAM_SEND_MS_MAX: u64 = 10_000;
+/// Shortest time between two frames, in milliseconds.
+pub const FRAME_GAP_MS_MIN: u64 = 1;
+/// Longest time between two frames while entries wait, in milliseconds.
+pub const FRAME_GAP_MS_MAX: u64 = 100;
+/// Downstreams that lengthen the time between two frames by a millisecond.
+pub const DOWNSTREAMS_PER_GAP_MS: u64 = 10;
+/// Bytes of log between two remembered milestones.
+pub const MILESTONE_BYTES: u64 = 64 * 1024;
+
+/// An upstream further behind than this is left, in milliseconds.
+pub const UPSTREAM_BEHIND_MS_MAX: u64 = 30_000;
+/// Silence after which an upstream is left, in milliseconds. Heartbeats come each [`TICK_MS`].
+pub const UPSTREAM_SILENT_MS_MAX: u64 = 3_000;
+/// Upstreams in one list.
+pub const UPSTREAMS_MAX: usize = 16;
+/// Age of the newest checkpoint beyond which a node says that it is cut off, in milliseconds.
+pub const STALE_MS: u64 = 5 * 60 * 1000;
+
+/// Snapshot files served at once.
+pub const SNAPSHOT_FILES_MAX: usize = 2;
+/// Time for which a finished snapshot file is given to others before a newer one is made, in milliseconds.
+pub const SNAPSHOT_REUSE_MS: u64 = 60_000;
+/// Bytes of the buffers through which snapshot files are written and read.
+pub const SNAPSHOT_BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes of records gathered into one engine batch while a snapshot is imported.
+pub const IMPORT_BATCH_BYTES: usize = 1024 * 1024;
+/// Bytes of a snapshot's header.
+pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 256 * 1024;
+
+/// Writes that wait for an answer on one voter.
+pub const WRITES_IN_FLIGHT_MAX: usize = 4096;
+/// Longest wait of a write for the quorum, in milliseconds.
+pub const WRITE_WAIT_MS_MAX: u64 = 10_000;
+/// Free bytes on the log's disk below which writes are refused.
+pub const DISK_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of entries in one append request between voters.
+pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
+/// Append requests on their way to one voter.
+pub const APPENDS_IN_FLIGHT_MAX: usize = 64;
+/// Bytes of one message between voters: an append request, or a membership.
+pub const RAFT_MESSAGE_BYTES_MAX: usize = APPEND_BYTES_MAX + PAYLOAD_BYTES_MAX + 64 * 1024;
+
+const _: () = assert!(FRAME_BYTES_TARGET <= FEED_BYTES_MAX && FRAME_BYTES_MAX <= FEED_BYTES_MAX);
+const _: () = assert!(PIECE_BYTES * 17 + 17 * 600 < 128 * 1024);
+const _: () = assert!(FRAME_GAP_MS_MAX < TICK_MS && TICK_MS < UPSTREAM_SILENT_MS_MAX);
+const _: () = assert!(MILESTONE_BYTES < FRAME_BYTES_TARGET as u64);

@@ -1,0 +1,383 @@
+//! One node: what its servers share, and how its copy comes to be.
+//!
+//! A voter starts unassigned when its folder is new: it answers only the call that gives it a node id, for good. A
+//! replica has its copy from the start. Law: a node id is written once into a folder, and never into a second one.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use cinnabar_daemon::{ClusterId, Env, NodeName, Shutdown, Tls};
+use cinnabar_kv_api::{Checkpoint, NodeId, SignedCheckpoint, StateHash, StoreId, codec};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, Semaphore};
+use tonic::transport::Channel;
+
+use crate::feed::{Checkpoints, Feed};
+use crate::limits::WRITES_IN_FLIGHT_MAX;
+use crate::local::{Local, LocalOptions};
+use crate::log::{Log, LogOptions, replace_file};
+use crate::metrics::Metrics;
+use crate::milestones::{Milestone, Milestones};
+use crate::raft::{Parts, RaftProblem, Timing, Voter};
+use crate::replica::Replica;
+use crate::snapshot_files::SnapshotFiles;
+use crate::state::Point;
+
+const ASSIGNMENT_FILE: &str = "node";
+const ASSIGNMENT_FORMAT: u8 = 1;
+const ASSIGNMENT_BYTES_MAX: usize = 1024;
+/// Exit code of a process whose disk failed: its log or state can no longer be trusted to take writes.
+pub const EXIT_DISK: i32 = 74;
+
+/// Which voter of which store a folder belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The history.
+    pub store_id: StoreId,
+    /// The node.
+    pub node_id: NodeId,
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The folder's.
+    #[error("{}: {error}", path.display())]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Another process uses the folder.
+    #[error("{}: another process uses this folder", .0.display())]
+    InUse(PathBuf),
+    /// The log's.
+    #[error(transparent)]
+    Log(#[from] crate::log::LogError),
+    /// The store's.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// The core's.
+    #[error(transparent)]
+    Raft(#[from] RaftProblem),
+    /// The folder belongs to another node.
+    #[error("this folder belongs to node {} of cluster {}", .0.node_id, .0.cluster)]
+    Assigned(Assignment),
+}
+
+/// What a node serves once it has a copy.
+pub struct Core {
+    /// The copy.
+    pub local: Arc<Local>,
+    /// What it ships.
+    pub feed: Arc<Feed>,
+    /// Snapshot files that it serves.
+    pub snapshots: Arc<SnapshotFiles>,
+    /// Its log.
+    pub log: Log,
+    /// Set on a voter.
+    pub voter: Option<Arc<Voter>>,
+    /// Set on a replica.
+    pub replica: Option<Arc<Replica>>,
+}
+
+/// What the servers of a node share.
+pub struct Node {
+    /// Clocks, randomness, dialling.
+    pub env: Env,
+    /// Who it is.
+    pub tls: Arc<Tls>,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// Ends it.
+    pub shutdown: Shutdown,
+    /// `host:port` under which others reach it.
+    pub advertise: String,
+    /// Version and commit, for status.
+    pub version: String,
+    /// Where it keeps everything.
+    pub data_dir: PathBuf,
+    /// Places for writes in flight.
+    pub writes: Semaphore,
+    /// One change of membership at a time.
+    pub membership: Mutex<()>,
+    /// The disk is nearly full: writes are refused.
+    pub disk_full: AtomicBool,
+    /// The last channel to another voter.
+    pub leader_channel: parking_lot::Mutex<Option<(String, Channel)>>,
+    core: OnceLock<Arc<Core>>,
+    local_options: LocalOptions,
+    timing: Timing,
+    _lock: Option<File>,
+}
+
+/// What a node is made from.
+pub struct NodeParts {
+    /// Clocks, randomness, dialling.
+    pub env: Env,
+    /// Who it is.
+    pub tls: Arc<Tls>,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// Ends it.
+    pub shutdown: Shutdown,
+    /// `host:port` under which others reach it.
+    pub advertise: String,
+    /// Version and commit, for status.
+    pub version: String,
+    /// Where it keeps everything.
+    pub data_dir: PathBuf,
+    /// Keep nothing on disk.
+    pub in_memory: bool,
+    /// Bytes of the read cache.
+    pub cache_bytes: u64,
+    /// Bytes that the engine may keep in memory.
+    pub engine_cache_bytes: u64,
+    /// Heartbeats and elections; a replica has none.
+    pub timing: Timing,
+}
+
+fn lock_folder(dir: &Path) -> Result<File, NodeError> {
+    let folder = |error| NodeError::Folder { path: dir.to_owned(), error };
+    fs::create_dir_all(dir).map_err(folder)?;
+    let permissions = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
+    fs::set_permissions(dir, permissions).map_err(folder)?;
+    let file = File::create(dir.join("lock")).map_err(folder)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(NodeError::InUse(dir.to_owned())),
+        Err(fs::TryLockError::Error(error)) => Err(folder(error)),
+    }
+}
+
+/// Options of a log whose failure ends the process.
+pub fn log_options(metrics: &Metrics, sync_appends: bool, durable: u64) -> LogOptions {
+    let seconds = metrics.fsync_seconds.clone();
+    LogOptions {
+        sync_appends,
+        durable,
+        on_fatal: Box::new(|error| {
+            tracing::error!(%error, "the log's disk failed: this process ends");
+            std::process::exit(EXIT_DISK);
+        }),
+        on_sync: Box::new(move |sync| {
+            let started = tokio::time::Instant::now();
+            let result = sync();
+            seconds.record(started.elapsed().as_secs_f64());
+            result
+        }),
+    }
+}
+
+impl Node {
+    /// Takes the folder.
+    ///
+    /// # Errors
+    /// [`NodeError::InUse`], or the system's.
+    pub fn new(parts: NodeParts) -> Result<Arc<Self>, NodeError> {
+        let lock = if parts.in_memory { None } else { Some(lock_folder(&parts.data_dir)?) };
+        let local_options = LocalOptions {
+            dir: (!parts.in_memory).then(|| parts.data_dir.join("state")),
+            cache_bytes: parts.cache_bytes,
+            engine_cache_bytes: parts.engine_cache_bytes,
+        };
+        Ok(Arc::new(Self {
+            env: parts.env,
+            tls: parts.tls,
+            metrics: parts.metrics,
+            shutdown: parts.shutdown,
+            advertise: parts.advertise,
+            version: parts.version,
+            data_dir: parts.data_dir,
+            writes: Semaphore::new(WRITES_IN_FLIGHT_MAX),
+            membership: Mutex::new(()),
+            disk_full: AtomicBool::new(false),
+            leader_channel: parking_lot::Mutex::new(None),
+            core: OnceLock::new(),
+            local_options,
+            timing: parts.timing,
+            _lock: lock,
+        }))
+    }
+
+    /// The copy and what belongs to it, once there is one.
+    pub fn core(&self) -> Option<&Arc<Core>> {
+        self.core.get()
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &NodeName {
+        &self.tls.identity().name
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &ClusterId {
+        &self.tls.identity().cluster
+    }
+
+    /// Where the copy is kept.
+    pub fn local_options(&self) -> LocalOptions {
+        self.local_options.clone()
+    }
+
+    /// Gives the node its core.
+    pub fn set_core(&self, core: Core) {
+        assert!(self.core.set(Arc::new(core)).is_ok(), "a node has one core");
+    }
+
+    /// Reads which voter this folder belongs to.
+    ///
+    /// # Errors
+    /// The system's, or when the file does not follow its format.
+    pub fn assignment(&self) -> Result<Option<Assignment>, NodeError> {
+        let path = self.data_dir.join(ASSIGNMENT_FILE);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(NodeError::Folder { path, error }),
+        };
+        codec::decode::<Assignment, ASSIGNMENT_BYTES_MAX>("node id", ASSIGNMENT_FORMAT, &bytes)
+            .map(Some)
+            .map_err(|error| NodeError::Folder { path, error: io::Error::new(io::ErrorKind::InvalidData, error) })
+    }
+
+    /// Makes this folder the given voter's, for good, and starts it. The same assignment again does nothing.
+    ///
+    /// # Errors
+    /// [`NodeError::Assigned`] when it belongs to another.
+    pub async fn assign(self: &Arc<Self>, assignment: Assignment) -> Result<(), NodeError> {
+        let _one = self.membership.lock().await;
+        match self.assignment()? {
+            Some(ours) if ours == assignment && self.core().is_some() => return Ok(()),
+            Some(ours) if ours != assignment => return Err(NodeError::Assigned(ours)),
+            _ => {}
+        }
+        let bytes = codec::encode(ASSIGNMENT_FORMAT, &assignment);
+        replace_file(&self.data_dir, ASSIGNMENT_FILE, &bytes)
+            .map_err(|error| NodeError::Folder { path: self.data_dir.clone(), error })?;
+        self.start_voter(&assignment).await
+    }
+
+    /// Starts the voter that this folder belongs to.
+    ///
+    /// # Errors
+    /// The log's, the store's, the core's.
+    pub async fn start_voter(self: &Arc<Self>, assignment: &Assignment) -> Result<(), NodeError> {
+        let folder = |error| NodeError::Folder { path: self.data_dir.clone(), error };
+        let local = Local::open(self.local_options())?;
+        let durable = local.applied_index();
+        let log_dir = self.data_dir.join("log");
+        let log = Log::open(&log_dir, log_options(&self.metrics, true, durable))?;
+        let milestones = Milestones::open(Some(&log_dir), log.last().index).map_err(folder)?;
+        let milestones = Arc::new(milestones);
+        let voter = Voter::start(Parts {
+            id: assignment.node_id,
+            store_id: assignment.store_id,
+            local: local.clone(),
+            log: log.clone(),
+            milestones: milestones.clone(),
+            advertise: self.advertise.clone(),
+            timing: self.timing,
+            env: self.env.clone(),
+            tls: self.tls.clone(),
+        })
+        .await?;
+        let signer = Arc::new(Signer {
+            cluster: assignment.cluster.clone(),
+            store_id: assignment.store_id,
+            voter: voter.clone(),
+            local: local.clone(),
+            tls: self.tls.clone(),
+            env: self.env.clone(),
+        });
+        let feed = Feed::new(log.clone(), milestones, signer.clone(), self.metrics.clone());
+        let running = feed.clone().run(local.watch_applied(), self.env.clock.clone(), self.shutdown.clone());
+        self.shutdown.spawn(running);
+        let witness = Box::new(move |point: &Point| signer.sign(point));
+        let dir = self.data_dir.join("snapshots");
+        let snapshots = SnapshotFiles::open(dir, local.clone(), self.env.clock.clone(), witness).map_err(folder)?;
+        self.set_core(Core { local, feed, snapshots, log, voter: Some(voter), replica: None });
+        Ok(())
+    }
+
+    /// Says that the disk is nearly full, or no longer.
+    pub fn set_disk_full(&self, full: bool) {
+        if self.disk_full.swap(full, Ordering::AcqRel) != full {
+            self.metrics.disk_full.set(f64::from(u8::from(full)));
+            if full {
+                tracing::error!("the disk is nearly full: writes are refused until there is room");
+            } else {
+                tracing::info!("there is room on the disk again");
+            }
+        }
+    }
+}
+
+/// Makes a voter's checkpoints.
+struct Signer {
+    cluster: ClusterId,
+    store_id: StoreId,
+    voter: Arc<Voter>,
+    local: Arc<Local>,
+    tls: Arc<Tls>,
+    env: Env,
+}
+
+impl Signer {
+    fn sign_at(&self, index: u64, state_hash: StateHash) -> Option<SignedCheckpoint> {
+        let at = self.voter.log().point_at(index).ok()?;
+        let checkpoint = Checkpoint {
+            cluster: self.cluster.clone(),
+            store_id: self.store_id,
+            term: at.term,
+            index,
+            committed: self.local.committed(),
+            chain_head: at.head,
+            state_hash,
+            unix_ms: self.voter.in_touch_at(self.env.clock.unix_ms()),
+        };
+        let body = checkpoint.encode();
+        match self.tls.sign(&SignedCheckpoint::message(&body)) {
+            Ok(signed) => Some(SignedCheckpoint {
+                body,
+                certificate: signed.certificate.into(),
+                scheme: signed.scheme,
+                signature: signed.signature.into(),
+            }),
+            Err(error) => {
+                tracing::error!(%error, "a checkpoint cannot be signed");
+                None
+            }
+        }
+    }
+
+    fn sign(&self, point: &Point) -> Option<SignedCheckpoint> {
+        // A state whose store has no name yet is nobody's to follow.
+        point.store.as_ref()?;
+        self.sign_at(point.applied.index, point.state_hash)
+    }
+}
+
+impl Checkpoints for Arc<Signer> {
+    fn tip(&self) -> Option<(u64, SignedCheckpoint)> {
+        let point = self.local.point();
+        Some((point.applied.index, self.sign(&point)?))
+    }
+
+    fn at(&self, milestone: &Milestone) -> Option<SignedCheckpoint> {
+        let hash: &Bytes = &milestone.payload;
+        self.sign_at(milestone.index, StateHash::try_from(&hash[..]).ok()?)
+    }
+
+    fn store_id(&self) -> Option<StoreId> {
+        self.local.point().store.as_ref().map(|(_, id)| *id)
+    }
+}

@@ -1,0 +1,151 @@
+//! The servers of a node: thin; each decodes, calls, and maps errors. One place decides who may call what.
+
+pub mod access;
+mod cluster;
+mod kv;
+mod raft;
+mod replication;
+//RESP pub mod resp;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cinnabar_daemon::{Acceptor, AcceptorLimits, Shutdown};
+use cinnabar_kv_api::limits::MESSAGE_BYTES_MAX;
+use cinnabar_kv_api::proto::cluster_server::ClusterServer;
+use cinnabar_kv_api::proto::kv_server::KvServer;
+use cinnabar_kv_api::proto::replication_server::ReplicationServer;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::Status;
+use tonic::transport::Server;
+
+use crate::limits::RAFT_MESSAGE_BYTES_MAX;
+use crate::local::ReadError;
+use crate::node::Node;
+use crate::raft::RaftProblem;
+use crate::raft::proto::raft_server::RaftServer;
+use access::AccessLayer;
+pub use kv::behind_ms;
+
+/// Streams of one connection.
+const STREAMS_MAX: u32 = 1024;
+/// Bytes that one stream may have under way, and one connection.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Silence after which a connection is probed, and the longest wait for the answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Streams that a peer reset and that are not cleaned up yet (CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 64;
+/// Bytes of a request's headers.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+
+fn builder() -> Server {
+    Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+}
+
+macro_rules! bounded {
+    ($server:ident, $service:expr, $bytes:expr) => {
+        $server::new($service).max_decoding_message_size($bytes).max_encoding_message_size($bytes)
+    };
+}
+
+/// Serves everything over mutual TLS, until shutdown.
+///
+/// # Errors
+/// The transport's.
+pub async fn serve_tcp(node: Arc<Node>, listener: TcpListener, shutdown: Shutdown) -> Result<(), tonic::transport::Error> {
+    let incoming = Acceptor::new(listener, node.tls.clone(), AcceptorLimits::default());
+    builder()
+        .layer(AccessLayer::new(node.metrics.clone()))
+        .add_service(bounded!(KvServer, kv::KvService::new(node.clone()), MESSAGE_BYTES_MAX))
+        .add_service(bounded!(ReplicationServer, replication::ReplicationService::new(node.clone()), MESSAGE_BYTES_MAX))
+        .add_service(bounded!(ClusterServer, cluster::ClusterService::new(node.clone()), MESSAGE_BYTES_MAX))
+        .add_service(bounded!(RaftServer, raft::RaftService::new(node), RAFT_MESSAGE_BYTES_MAX))
+        .serve_with_incoming_shutdown(incoming, async move { shutdown.wait().await })
+        .await
+}
+
+/// Serves local readers on a Unix socket, until shutdown. Who may connect is the file system's to say.
+///
+/// # Errors
+/// The transport's.
+pub async fn serve_unix(
+    node: Arc<Node>,
+    listener: UnixListener,
+    shutdown: Shutdown,
+) -> Result<(), tonic::transport::Error> {
+    builder()
+        .layer(AccessLayer::new(node.metrics.clone()))
+        .add_service(bounded!(KvServer, kv::KvService::new(node), MESSAGE_BYTES_MAX))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { shutdown.wait().await })
+        .await
+}
+
+/// Serves RESP on a Unix socket, until shutdown.
+pub async fn serve_resp(node: Arc<Node>, listener: UnixListener, shutdown: Shutdown) {
+    let Some(core) = wait_for_core(&node, &shutdown).await else { return };
+    let _ = (core, listener);
+}
+
+/// A voter without an id has nothing to serve yet.
+async fn wait_for_core(node: &Arc<Node>, shutdown: &Shutdown) -> Option<Arc<crate::node::Core>> {
+    while !shutdown.is_triggered() {
+        if let Some(core) = node.core() {
+            return Some(core.clone());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    None
+}
+
+/// Binds a Unix socket in place of one that an earlier process left.
+///
+/// # Errors
+/// The system's; and when something that is no socket is in the way, or another process answers on it.
+pub fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
+    use std::os::unix::fs::FileTypeExt;
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another process answers on it"));
+            }
+            std::fs::remove_file(path)?;
+        }
+        Ok(_) => return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, "in the way, and no socket")),
+        Err(_) => {}
+    }
+    UnixListener::bind(path)
+}
+
+impl From<ReadError> for Status {
+    fn from(error: ReadError) -> Self {
+        let message = error.to_string();
+        match error {
+            ReadError::NoState | ReadError::Wrong => Self::unavailable(message),
+            ReadError::Key(_) => Self::invalid_argument(message),
+            ReadError::Behind { .. } => Self::deadline_exceeded(message),
+            ReadError::Store(_) => Self::data_loss(message),
+        }
+    }
+}
+
+impl From<RaftProblem> for Status {
+    fn from(problem: RaftProblem) -> Self {
+        let message = problem.to_string();
+        match problem {
+            RaftProblem::NotLeader(_) => Self::unavailable(message),
+            RaftProblem::NoQuorum(_) => Self::deadline_exceeded(message),
+            RaftProblem::Membership(_) => Self::failed_precondition(message),
+            RaftProblem::Fatal(_) => Self::internal(message),
+        }
+    }
+}

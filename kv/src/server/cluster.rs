@@ -1,0 +1,239 @@
+//! Membership. Every change is made by the leader, one at a time; another voter passes the call on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cinnabar_daemon::{ClusterId, Role};
+use cinnabar_kv_api::limits::{ADDRESS_BYTES_MAX, VOTERS_MAX};
+use cinnabar_kv_api::proto;
+use cinnabar_kv_api::proto::cluster_client::ClusterClient;
+use cinnabar_kv_api::proto::cluster_server::Cluster;
+use cinnabar_kv_api::{Command, NodeId, StoreId};
+use tonic::{Request, Response, Status};
+
+use super::kv::{propose, unassigned};
+use super::raft::leader_channel;
+use crate::node::{Assignment, Node, NodeError};
+use crate::raft::{self, RaftProblem, Voter};
+use crate::state::Outcome;
+
+/// Longest wait for a new leader after a transfer.
+const TRANSFER_WAIT: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub struct ClusterService {
+    node: Arc<Node>,
+}
+
+impl From<NodeError> for Status {
+    fn from(error: NodeError) -> Self {
+        let message = error.to_string();
+        match error {
+            NodeError::Assigned(_) => Self::failed_precondition(message),
+            _ => Self::internal(message),
+        }
+    }
+}
+
+fn check_address(address: &str) -> Result<(), Status> {
+    let port = address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+    let valid = address.len() <= ADDRESS_BYTES_MAX && port.is_some_and(|port| port.parse::<u16>().is_ok_and(|p| p > 0));
+    if valid { Ok(()) } else { Err(Status::invalid_argument(format!("address {address:?} is not host:port"))) }
+}
+
+impl ClusterService {
+    /// Serves this node.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    fn voter(&self) -> Result<Arc<Voter>, Status> {
+        let core = self.node.core().ok_or_else(unassigned)?;
+        core.voter.clone().ok_or_else(|| Status::failed_precondition("this is a replica; ask a voter"))
+    }
+
+    /// Gives a voter its id; gives its name.
+    async fn assign_to(&self, address: &str, assignment: &Assignment) -> Result<String, Status> {
+        let channel = self.node.tls.channel(address, &[Role::Voter], None, self.node.env.net.clone());
+        let request = proto::AssignRequest {
+            cluster: assignment.cluster.to_string(),
+            store_id: Bytes::copy_from_slice(&assignment.store_id.0),
+            node_id: assignment.node_id,
+            address: address.to_owned(),
+        };
+        let answer = ClusterClient::new(channel).assign(request).await;
+        let prefix = |status: Status| Status::new(status.code(), format!("voter at {address}: {}", status.message()));
+        Ok(answer.map_err(prefix)?.into_inner().name)
+    }
+
+    /// Allocates an id, gives it to the voter at this address, and has it catch up as a learner.
+    async fn join(&self, voter: &Arc<Voter>, address: &str) -> Result<NodeId, Status> {
+        check_address(address)?;
+        if voter.members().values().any(|(node, _)| node.address == address) {
+            return Err(Status::already_exists(format!("{address} is a member already")));
+        }
+        let store_id = self.node.assignment()?.ok_or_else(unassigned)?.store_id;
+        let allocated = propose(&self.node, voter, Command::AllocateNode.encode()).await?;
+        let Outcome::Done { index: node_id } = allocated else {
+            return Err(Status::unavailable("the store has no name yet: `cinnabar cluster init`"));
+        };
+        let assignment = Assignment { cluster: self.node.cluster().clone(), store_id, node_id };
+        let name = self.assign_to(address, &assignment).await?;
+        voter.add_learner(node_id, raft::Node { name, address: address.to_owned() }).await?;
+        Ok(node_id)
+    }
+
+    fn find(voter: &Voter, wanted: &proto::RemoveVoterRequest) -> Result<NodeId, Status> {
+        let members = voter.members();
+        let found = members.iter().find(|(id, (node, _))| {
+            **id == wanted.node_id || wanted.node_id == 0 && !wanted.name.is_empty() && node.name == wanted.name
+        });
+        found.map(|(id, _)| *id).ok_or_else(|| {
+            let names: Vec<_> = members.values().map(|(node, _)| node.name.clone()).collect();
+            Status::not_found(format!("no such member; the members are {}", names.join(", ")))
+        })
+    }
+}
+
+fn voters(voter: &Voter) -> Vec<NodeId> {
+    voter.members().into_iter().filter(|(_, (_, voter))| *voter).map(|(id, _)| id).collect()
+}
+
+fn membership(voter: &Voter, node_id: NodeId) -> Response<proto::MembershipResponse> {
+    Response::new(proto::MembershipResponse { node_id, voters: voters(voter) })
+}
+
+fn check_count(count: usize) -> Result<(), Status> {
+    if (1..=VOTERS_MAX).contains(&count) {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!("a cluster has 1 to {VOTERS_MAX} voters, this would make {count}")))
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn init(&self, request: Request<proto::InitRequest>) -> Result<Response<proto::InitResponse>, Status> {
+        let addresses = request.into_inner().addresses;
+        check_count(addresses.len())?;
+        addresses.iter().try_for_each(|address| check_address(address))?;
+        let mut store_id = StoreId::default();
+        self.node.env.rng.fill(&mut store_id.0).map_err(|error| Status::internal(error.to_string()))?;
+        // An init that was cut goes on with the store that it began.
+        if let Some(ours) = self.node.assignment()? {
+            if self.node.core().is_some_and(|core| core.local.point().store.is_some()) {
+                return Err(Status::already_exists(format!("this voter is node {} of store {}", ours.node_id, ours.store_id)));
+            }
+            store_id = ours.store_id;
+        }
+        let cluster = self.node.cluster().clone();
+        let mut members = BTreeMap::new();
+        for (node_id, address) in (1..).zip(&addresses) {
+            let assignment = Assignment { cluster: cluster.clone(), store_id, node_id };
+            let name = self.assign_to(address, &assignment).await?;
+            members.insert(node_id, raft::Node { name, address: address.clone() });
+        }
+        let voter = self.voter().map_err(|_| {
+            Status::invalid_argument("init is asked of one of the voters that it names, under its advertised address")
+        })?;
+        let node_ids = members.keys().copied().collect();
+        let genesis = Command::Genesis { cluster, store_id };
+        match voter.initialize(members, &genesis).await {
+            Ok(()) => {}
+            Err(RaftProblem::NotLeader(_)) => {
+                propose(&self.node, &voter, genesis.encode()).await?;
+            }
+            Err(problem) => return Err(problem.into()),
+        }
+        tracing::info!(%store_id, "cluster made");
+        Ok(Response::new(proto::InitResponse { store_id: Bytes::copy_from_slice(&store_id.0), node_ids }))
+    }
+
+    async fn assign(&self, request: Request<proto::AssignRequest>) -> Result<Response<proto::AssignResponse>, Status> {
+        let request = request.into_inner();
+        let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+        let cluster: ClusterId = request.cluster.parse().map_err(|error| invalid(&error))?;
+        if cluster != *self.node.cluster() || request.node_id == 0 {
+            return Err(Status::invalid_argument("another cluster, or node id 0"));
+        }
+        if self.node.core().is_some_and(|core| core.replica.is_some()) {
+            return Err(Status::failed_precondition("this is a replica, not a voter"));
+        }
+        let store_id = StoreId::try_from(&request.store_id[..]).map_err(|error| invalid(&error))?;
+        self.node.assign(Assignment { cluster, store_id, node_id: request.node_id }).await?;
+        tracing::info!(node_id = request.node_id, %store_id, "this voter has its id");
+        Ok(Response::new(proto::AssignResponse { name: self.node.name().to_string() }))
+    }
+
+    async fn add_voter(
+        &self,
+        request: Request<proto::AddVoterRequest>,
+    ) -> Result<Response<proto::MembershipResponse>, Status> {
+        let voter = self.voter()?;
+        if !voter.leads() {
+            return ClusterClient::new(leader_channel(&self.node, &voter)?).add_voter(request.into_inner()).await;
+        }
+        let _one = self.node.membership.lock().await;
+        let mut after = voters(&voter);
+        check_count(after.len() + 1)?;
+        let node_id = self.join(&voter, &request.into_inner().address).await?;
+        after.push(node_id);
+        voter.change_voters(after).await?;
+        Ok(membership(&voter, node_id))
+    }
+
+    async fn remove_voter(
+        &self,
+        request: Request<proto::RemoveVoterRequest>,
+    ) -> Result<Response<proto::MembershipResponse>, Status> {
+        let voter = self.voter()?;
+        if !voter.leads() {
+            return ClusterClient::new(leader_channel(&self.node, &voter)?).remove_voter(request.into_inner()).await;
+        }
+        let _one = self.node.membership.lock().await;
+        let gone = Self::find(&voter, request.get_ref())?;
+        let after: Vec<_> = voters(&voter).into_iter().filter(|id| *id != gone).collect();
+        check_count(after.len())?;
+        voter.change_voters(after).await?;
+        Ok(membership(&voter, 0))
+    }
+
+    async fn replace_voter(
+        &self,
+        request: Request<proto::ReplaceVoterRequest>,
+    ) -> Result<Response<proto::MembershipResponse>, Status> {
+        let voter = self.voter()?;
+        if !voter.leads() {
+            return ClusterClient::new(leader_channel(&self.node, &voter)?).replace_voter(request.into_inner()).await;
+        }
+        let _one = self.node.membership.lock().await;
+        let request = request.into_inner();
+        let missing = |field: &str| Status::invalid_argument(format!("{field} is missing"));
+        let gone = Self::find(&voter, &request.remove.ok_or_else(|| missing("remove"))?)?;
+        let node_id = self.join(&voter, &request.add.ok_or_else(|| missing("add"))?.address).await?;
+        let mut after: Vec<_> = voters(&voter).into_iter().filter(|id| *id != gone).collect();
+        after.push(node_id);
+        voter.change_voters(after).await?;
+        Ok(membership(&voter, node_id))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<proto::TransferLeaderRequest>,
+    ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
+        let voter = self.voter()?;
+        if !voter.leads() {
+            return ClusterClient::new(leader_channel(&self.node, &voter)?).transfer_leader(request.into_inner()).await;
+        }
+        let request = request.into_inner();
+        let to = if request.node_id == 0 && request.name.is_empty() {
+            None
+        } else {
+            Some(Self::find(&voter, &proto::RemoveVoterRequest { node_id: request.node_id, name: request.name })?)
+        };
+        voter.transfer_leader(to, TRANSFER_WAIT).await?;
+        let leader = voter.leader().map(|(_, node)| node.name).unwrap_or_default();
+        Ok(Response::new(proto::TransferLeaderResponse { leader }))
+    }
+}

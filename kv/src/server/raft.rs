@@ -1,0 +1,188 @@
+//! Calls between voters. Each names the node and the store that it is meant for, so that a wiped node or another
+//! history never answers in the place of the one that was asked.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use cinnabar_daemon::{NodeName, Role};
+use cinnabar_kv_api::limits::MESSAGE_BYTES_MAX;
+use cinnabar_kv_api::proto;
+use cinnabar_kv_api::proto::kv_client::KvClient;
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::kv::unassigned;
+use crate::limits::RAFT_MESSAGE_BYTES_MAX;
+use crate::node::Node;
+use crate::raft::proto::raft_client::RaftClient;
+use crate::raft::proto::raft_server::Raft;
+use crate::raft::proto::{Body, InstallSnapshotRequest};
+use crate::raft::{self, STORE_METADATA, TO_METADATA, Voter, decode_request, decode_vote, encode};
+use crate::snapshot;
+use crate::snapshot_files::{Fetch, client};
+use crate::state::Outcome;
+
+/// See the module.
+pub struct RaftService {
+    node: Arc<Node>,
+}
+
+impl RaftService {
+    /// Serves this node.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    /// The voter, if the call is meant for it.
+    fn meant<T>(&self, request: &Request<T>) -> Result<Arc<Voter>, Status> {
+        let core = self.node.core().ok_or_else(unassigned)?;
+        let voter = core.voter.as_ref().ok_or_else(|| Status::failed_precondition("this is a replica"))?;
+        let text = |name| request.metadata().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let store = self.node.assignment().ok().flatten().map(|assignment| assignment.store_id.to_string());
+        if text(TO_METADATA) != voter.id().to_string() || Some(text(STORE_METADATA)) != store.as_deref() {
+            let message = format!("this is node {}, not the one that was asked", voter.id());
+            return Err(Status::failed_precondition(message));
+        }
+        Ok(voter.clone())
+    }
+}
+
+fn fatal(error: impl std::fmt::Display) -> Status {
+    Status::internal(error.to_string())
+}
+
+type Bodies = Pin<Box<dyn Stream<Item = Result<Body, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Raft for RaftService {
+    type AppendStream = Bodies;
+
+    async fn append(&self, request: Request<Streaming<Body>>) -> Result<Response<Bodies>, Status> {
+        let voter = self.meant(&request)?;
+        let clock = self.node.env.clock.clone();
+        // A request that cannot be decoded ends the stream: what follows it would not fit either.
+        let failed = Arc::new(Mutex::new(None));
+        let (noted, heard) = (failed.clone(), voter.clone());
+        let requests = request.into_inner().map(move |body| {
+            let decoded = body.and_then(|body| decode_request(&body));
+            if decoded.is_ok() {
+                heard.note_heard(clock.unix_ms());
+            }
+            decoded.map_err(|status| *noted.lock() = Some(status)).ok()
+        });
+        let requests = requests.take_while(|request| std::future::ready(request.is_some()));
+        let requests = requests.filter_map(std::future::ready);
+        let answers = voter.raft().stream_append(Box::pin(requests));
+        let answers = answers.map(|answer| answer.map(|answer| encode(&answer)).map_err(fatal));
+        let end = futures::stream::poll_fn(move |_| std::task::Poll::Ready(failed.lock().take().map(Err)));
+        Ok(Response::new(Box::pin(answers.chain(end))))
+    }
+
+    async fn vote(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let voter = self.meant(&request)?;
+        let answer = voter.raft().vote(decode_request(request.get_ref())?).await.map_err(fatal)?;
+        Ok(Response::new(encode(&answer)))
+    }
+
+    async fn pre_vote(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let voter = self.meant(&request)?;
+        let answer = voter.raft().pre_vote(decode_request(request.get_ref())?).await.map_err(fatal)?;
+        Ok(Response::new(encode(&answer)))
+    }
+
+    async fn transfer_leader(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let voter = self.meant(&request)?;
+        let answer = voter.raft().handle_transfer_leader(decode_request(request.get_ref())?).await.map_err(fatal)?;
+        Ok(Response::new(encode(&answer)))
+    }
+
+    async fn propose(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let voter = self.meant(&request)?;
+        cinnabar_kv_api::Command::decode(&request.get_ref().data)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let outcome = voter.propose(request.into_inner().data.to_vec()).await?;
+        Ok(Response::new(encode(&outcome)))
+    }
+
+    async fn install_snapshot(&self, request: Request<InstallSnapshotRequest>) -> Result<Response<Body>, Status> {
+        let voter = self.meant(&request)?;
+        let request = request.into_inner();
+        let vote = decode_vote(&request.vote)?;
+        let channel = self.node.tls.channel(&request.from, &[Role::Voter], None, self.node.env.net.clone());
+        let dir = self.node.data_dir.join("fetch");
+        let mut fetch = Fetch::open(&dir).map_err(fatal)?;
+        let path = fetch.run(&mut client(channel), None).await?;
+        let header = snapshot::read_header(&path).map_err(fatal)?;
+        let installed = voter.install(vote, &header, path.clone()).await;
+        let _ = std::fs::remove_file(&path);
+        Ok(Response::new(encode(&installed?)))
+    }
+}
+
+fn addressed<T>(node: &Node, to: u64, message: T) -> Result<Request<T>, Status> {
+    let store = node.assignment().ok().flatten().ok_or_else(unassigned)?.store_id;
+    let mut request = Request::new(message);
+    let text = |text: String| MetadataValue::try_from(text).expect("digits are metadata");
+    request.metadata_mut().insert(TO_METADATA, text(to.to_string()));
+    request.metadata_mut().insert(STORE_METADATA, text(store.to_string()));
+    Ok(request)
+}
+
+/// A channel to another voter; the last one is kept, since it is the leader's most of the time.
+fn channel(node: &Arc<Node>, to: &raft::Node) -> Channel {
+    let mut kept = node.leader_channel.lock();
+    if let Some((address, channel)) = &*kept
+        && *address == to.address
+    {
+        return channel.clone();
+    }
+    let name = to.name.parse::<NodeName>().ok();
+    let channel = node.tls.channel(&to.address, &[Role::Voter], name, node.env.net.clone());
+    *kept = Some((to.address.clone(), channel.clone()));
+    channel
+}
+
+/// Has the leader take a command.
+///
+/// # Errors
+/// The leader's status.
+pub async fn forward(
+    node: &Arc<Node>,
+    voter: &Arc<Voter>,
+    leader: &raft::Node,
+    command: Vec<u8>,
+) -> Result<Outcome, Status> {
+    let (id, _) = voter.leader().ok_or_else(|| Status::unavailable("no leader is known"))?;
+    let mut client = RaftClient::new(channel(node, leader)).max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX);
+    client = client.max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX);
+    let request = addressed(node, id, Body { data: command.into() })?;
+    decode_request(client.propose(request).await?.get_ref())
+}
+
+/// Has the leader answer a linearizable read.
+///
+/// # Errors
+/// The leader's status.
+pub async fn forward_get(
+    node: &Arc<Node>,
+    voter: &Arc<Voter>,
+    request: proto::GetRequest,
+) -> Result<Response<proto::GetResponse>, Status> {
+    let (id, leader) = voter.leader().ok_or_else(|| Status::unavailable("no leader is known"))?;
+    if id == voter.id() {
+        return Err(Status::unavailable("leadership is changing; try again"));
+    }
+    KvClient::new(channel(node, &leader)).max_decoding_message_size(MESSAGE_BYTES_MAX).get(request).await
+}
+
+/// The leader's address and a channel to it, for calls that only the leader answers.
+pub fn leader_channel(node: &Arc<Node>, voter: &Arc<Voter>) -> Result<Channel, Status> {
+    let (id, leader) = voter.leader().ok_or_else(|| Status::unavailable("no leader is known"))?;
+    if id == voter.id() {
+        return Err(Status::unavailable("leadership is changing; try again"));
+    }
+    Ok(channel(node, &leader))
+}

@@ -1,0 +1,475 @@
+//! A whole cluster on this machine: certificates, voters, a tree of replicas, and the network between them.
+//!
+//! The road: [`Cluster::new`] writes certificates and configuration files, [`Cluster::start_all`] starts what is down,
+//! [`Cluster::init`] makes the voters one cluster; [`Cluster::running`] does all three. Voters are called `voter1`,
+//! `voter2` and so on, replicas as the test likes. Faults go through [`Cluster::cut`] and its like, whatever the network
+//! is made of; what only one kind can do goes through [`Cluster::wiring`].
+//!
+//! Law: every wait has a bound, and what a node wrote is shown when one is missed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use toml::{Table, Value as Toml};
+
+use super::deadline::eventually;
+use super::http::{self, Answer};
+use super::netns::Net;
+use super::ports::{Folder, free_address};
+use super::process::{BINARY, Child, Failed, Program, run};
+use super::proxy::{Flow, Link, Mesh};
+use super::socket_owner::Owners;
+
+/// Name of every test's cluster.
+pub const CLUSTER: &str = "test";
+/// Name of the test's own process among those that dial, and of its namespace.
+pub const TEST: &str = "test";
+/// Longest a node may take to start, to catch up or to end, and a cluster to elect.
+pub const NODE_MAX: Duration = Duration::from_secs(30);
+/// Longest a command of an operator may take.
+const COMMAND_MAX: Duration = Duration::from_secs(30);
+/// Longest a node may take to describe itself; one that is paused or cut off never does.
+const STATUS_MAX: Duration = Duration::from_secs(3);
+/// Port of every node in a network of namespaces, where each has an address of its own.
+const PORT: u16 = 7_400;
+/// Port of the administrative interface there.
+const ADMIN_PORT: u16 = 7_401;
+
+/// What the network is made of.
+pub enum Wiring {
+    /// Loopback and a proxy before each node.
+    Mesh(Mesh),
+    /// Network namespaces.
+    Net(Net),
+}
+
+/// Paths of a certificate, its key, and its issuer's certificate.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The issuer's certificate.
+    pub ca: PathBuf,
+    /// The certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// One node, running or not.
+pub struct Node {
+    /// Where others reach it.
+    pub advertise: SocketAddr,
+    /// Its gRPC socket.
+    pub socket: PathBuf,
+    /// Its RESP socket.
+    pub resp_socket: PathBuf,
+    /// What it keeps.
+    pub data: PathBuf,
+    voter: bool,
+    /// Where it tells how it is; in a network of namespaces only inside its own.
+    admin: SocketAddr,
+    program: Program,
+    child: Option<Child>,
+}
+
+/// A cluster. Dropped, its processes end, then its network and its folder go.
+pub struct Cluster {
+    nodes: BTreeMap<String, Node>,
+    /// The network.
+    pub wiring: Wiring,
+    owners: Owners,
+    operator: Credentials,
+    folder: Folder,
+}
+
+// === building ===
+
+impl Cluster {
+    /// Prepares this many voters on loopback, behind proxies whose jitter follows from the seed. Starts nothing.
+    pub fn new(voters: usize, seed: u64) -> Self {
+        let owners = Owners::new();
+        Self::wired(voters, Wiring::Mesh(Mesh::new(owners.clone(), seed)), owners)
+    }
+
+    /// Prepares this many voters in namespaces of their own. Starts nothing.
+    pub fn in_namespaces(voters: usize, mut net: Net) -> Self {
+        net.join(TEST);
+        Self::wired(voters, Wiring::Net(net), Owners::new())
+    }
+
+    /// Prepares, starts and initialises this many voters on loopback, and waits for their leader.
+    pub fn running(voters: usize, seed: u64) -> Self {
+        let mut cluster = Self::new(voters, seed);
+        cluster.start_all();
+        cluster.init();
+        cluster
+    }
+
+    fn wired(voters: usize, wiring: Wiring, owners: Owners) -> Self {
+        let folder = Folder::new();
+        must(Command::new(BINARY).args(["pki", "init", "--cluster", CLUSTER, "--out"]).arg(folder.join("ca")));
+        fs::create_dir(folder.join("certs")).unwrap();
+        let operator = issue(&folder, "operator", "operator", None);
+        let mut cluster = Self { nodes: BTreeMap::new(), wiring, owners, operator, folder };
+        for number in 1..=voters {
+            cluster.prepare(&format!("voter{number}"), None);
+        }
+        cluster
+    }
+
+    /// Starts a voter that belongs to no cluster yet; `cluster add-voter` with its address takes it in.
+    pub fn add_voter(&mut self, name: &str) {
+        self.prepare(name, None);
+        self.start(name);
+    }
+
+    /// Starts a replica that follows these nodes, the first one preferred.
+    pub fn add_replica(&mut self, name: &str, upstreams: &[&str]) {
+        self.prepare(name, Some(upstreams));
+        self.start(name);
+    }
+
+    /// Writes what a node needs; one with upstreams is a replica.
+    fn prepare(&mut self, name: &str, upstreams: Option<&[&str]>) {
+        assert!(!self.nodes.contains_key(name), "two nodes named {name}");
+        let role = if upstreams.is_some() { "replica" } else { "voter" };
+        let (listen, advertise, admin) = match &mut self.wiring {
+            Wiring::Mesh(mesh) => {
+                let listen = free_address();
+                (listen, mesh.join(name, listen), free_address())
+            }
+            Wiring::Net(net) => {
+                let listen = SocketAddr::new(net.join(name), PORT);
+                (listen, listen, SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT)))
+            }
+        };
+        let place = self.folder.join(name);
+        fs::create_dir(&place).unwrap();
+        let config = place.join("node.toml");
+        let node = Node {
+            advertise,
+            socket: place.join("kv.sock"),
+            resp_socket: place.join("resp.sock"),
+            data: place.join("data"),
+            voter: upstreams.is_none(),
+            admin,
+            program: Program::cinnabar(name, [Path::new(role), Path::new("--config"), &config], &place),
+            child: None,
+        };
+        let upstreams = upstreams.map(|names| names.iter().map(|name| self.node(name).advertise).collect());
+        let credentials = issue(&self.folder, role, name, Some(listen.ip()));
+        fs::write(config, file(name, listen, &node, &credentials, upstreams)).unwrap();
+        self.nodes.insert(name.to_owned(), node);
+    }
+
+    /// Makes the voters one cluster and waits for its leader.
+    pub fn init(&self) -> String {
+        let voters: Vec<String> = self.voters().map(|(_, node)| node.advertise.to_string()).collect();
+        let args = ["cluster", "init"].into_iter().chain(voters.iter().map(String::as_str));
+        let first = self.voters().next().expect("a cluster has voters").0;
+        self.operate(first, args).unwrap_or_else(|failed| panic!("cluster init: {failed:?}"));
+        self.await_leader(None)
+    }
+
+    /// A client's certificate, of the role `authority`, `operator` or `edge`.
+    pub fn credentials(&self, role: &str, name: &str) -> Credentials {
+        issue(&self.folder, role, name, None)
+    }
+}
+
+// === processes ===
+
+impl Cluster {
+    /// Starts every node that is down, and waits until all answer.
+    pub fn start_all(&mut self) {
+        let down = |(name, node): (&String, &Node)| node.child.is_none().then(|| name.clone());
+        let down: Vec<String> = self.nodes.iter().filter_map(down).collect();
+        down.iter().for_each(|name| self.launch(name));
+        down.iter().for_each(|name| self.await_answer(name, "/livez", 200));
+    }
+
+    /// Starts a node that is down, and waits until it answers.
+    pub fn start(&mut self, name: &str) {
+        self.launch(name);
+        self.await_answer(name, "/livez", 200);
+    }
+
+    fn launch(&mut self, name: &str) {
+        let node = self.node(name);
+        assert!(node.child.is_none(), "{name} is up");
+        let program = match &self.wiring {
+            Wiring::Mesh(_) => node.program.clone(),
+            Wiring::Net(net) => net.program(name, node.program.clone()),
+        };
+        let child = program.start();
+        self.owners.add(child.id(), name);
+        self.node_mut(name).child = Some(child);
+    }
+
+    /// Sets an environment variable for the next starts of a node.
+    pub fn set_env(&mut self, name: &str, variable: &str, value: &str) {
+        self.node_mut(name).program.env.push((variable.to_owned(), value.to_owned()));
+    }
+
+    /// Ends a node with SIGKILL.
+    pub fn kill_9(&mut self, name: &str) {
+        let mut child = self.take(name);
+        child.kill_9();
+        self.owners.remove(child.id());
+    }
+
+    /// Ends a node with SIGTERM; returns its exit code.
+    pub fn stop(&mut self, name: &str) -> Option<i32> {
+        let mut child = self.take(name);
+        let code = child.terminate(NODE_MAX);
+        self.owners.remove(child.id());
+        code
+    }
+
+    /// Kills a node and starts it again.
+    pub fn restart(&mut self, name: &str) {
+        self.kill_9(name);
+        self.start(name);
+    }
+
+    /// Takes everything that a node kept; it must be down.
+    pub fn wipe(&mut self, name: &str) {
+        let node = self.node(name);
+        assert!(node.child.is_none(), "{name} is up");
+        fs::remove_dir_all(&node.data).unwrap();
+    }
+
+    /// The running process of a node, to pause it, to read its log or to wait for its end.
+    ///
+    /// # Panics
+    /// When it is down.
+    pub fn child(&mut self, name: &str) -> &mut Child {
+        self.node_mut(name).child.as_mut().unwrap_or_else(|| panic!("{name} is down"))
+    }
+
+    fn take(&mut self, name: &str) -> Child {
+        self.node_mut(name).child.take().unwrap_or_else(|| panic!("{name} is down"))
+    }
+
+    /// A node.
+    pub fn node(&self, name: &str) -> &Node {
+        self.nodes.get(name).unwrap_or_else(|| panic!("no node named {name}"))
+    }
+
+    fn node_mut(&mut self, name: &str) -> &mut Node {
+        self.nodes.get_mut(name).unwrap_or_else(|| panic!("no node named {name}"))
+    }
+
+    fn voters(&self) -> impl Iterator<Item = (&str, &Node)> {
+        self.nodes.iter().filter(|(_, node)| node.voter).map(|(name, node)| (name.as_str(), node))
+    }
+}
+
+// === asking ===
+
+impl Cluster {
+    /// Asks a node's administrative interface.
+    ///
+    /// # Errors
+    /// As [`http::get`].
+    pub fn ask(&self, name: &str, path: &str) -> io::Result<Answer> {
+        let admin = self.node(name).admin;
+        match &self.wiring {
+            Wiring::Mesh(_) => http::get(admin, path),
+            Wiring::Net(net) => net.within(name, || http::get(admin, path)),
+        }
+    }
+
+    /// A metric of a node, as [`http::metric`] names it.
+    pub fn metric(&self, name: &str, metric: &str) -> Option<f64> {
+        http::metric(&self.ask(name, "/metrics").ok()?.body, metric)
+    }
+
+    /// Waits until a node answers so; `/readyz` with 200 says that it serves.
+    ///
+    /// # Panics
+    /// When the node ends or the bound is reached before.
+    pub fn await_answer(&mut self, name: &str, path: &str, status: u16) {
+        // The child is taken out meanwhile, for asking needs the rest of the cluster.
+        let mut child = self.take(name);
+        child.await_that(&format!("{status} from {path}"), NODE_MAX, |_| {
+            self.ask(name, path).ok().filter(|answer| answer.status == status)
+        });
+        self.node_mut(name).child = Some(child);
+    }
+
+    /// Runs an operator's command against a node; returns what it prints as JSON.
+    ///
+    /// # Errors
+    /// Its exit code and what it wrote to standard error.
+    pub fn operate<'a>(&self, at: &str, args: impl IntoIterator<Item = &'a str>) -> Result<Json, Failed> {
+        self.operate_within(at, args, COMMAND_MAX)
+    }
+
+    fn operate_within<'a>(
+        &self,
+        at: &str,
+        args: impl IntoIterator<Item = &'a str>,
+        bound: Duration,
+    ) -> Result<Json, Failed> {
+        let mut words = match &self.wiring {
+            Wiring::Mesh(_) => Vec::new(),
+            Wiring::Net(net) => net.prefix(TEST),
+        };
+        words.push(PathBuf::from(BINARY));
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(["-o", "json", "--server", &self.node(at).advertise.to_string()]);
+        let Credentials { ca, cert, key } = &self.operator;
+        command.arg("--ca").arg(ca).arg("--cert").arg(cert).arg("--key").arg(key).args(args);
+        let out = run(&mut command, bound)?;
+        serde_json::from_str(&out).map_err(|error| Failed { code: Some(0), told: format!("{error} in {out:?}") })
+    }
+
+    /// What a node says of the cluster.
+    ///
+    /// # Errors
+    /// As [`Cluster::operate`].
+    pub fn status(&self, at: &str) -> Result<Json, Failed> {
+        self.operate_within(at, ["cluster", "status"], STATUS_MAX)
+    }
+
+    /// The leader of the highest term that any running voter knows of.
+    pub fn leader(&self) -> Option<String> {
+        let running = self.voters().filter(|(_, node)| node.child.is_some());
+        let known = running.filter_map(|(name, _)| leader_in(&self.status(name).ok()?));
+        known.max_by_key(|(term, _)| *term).map(|(_, leader)| leader)
+    }
+
+    /// Waits for a leader; with `but`, for another one than that.
+    pub fn await_leader(&self, but: Option<&str>) -> String {
+        eventually(NODE_MAX, "a leader", || self.leader().filter(|leader| Some(leader.as_str()) != but))
+    }
+
+    /// Does something where clients are: what it dials goes through the network under test.
+    pub fn as_client<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        match &self.wiring {
+            Wiring::Mesh(_) => act(),
+            Wiring::Net(net) => net.within(TEST, act),
+        }
+    }
+}
+
+// === faults ===
+
+impl Cluster {
+    /// Cuts everything between two nodes: what is sent is lost.
+    pub fn cut(&self, one: &str, other: &str) {
+        match &self.wiring {
+            Wiring::Mesh(mesh) => mesh.set_between(one, other, Link::BLACKHOLE),
+            Wiring::Net(net) => net.cut(one, other),
+        }
+    }
+
+    /// Cuts what one node sends to another, and leaves the other direction as it is.
+    pub fn cut_one_way(&self, from: &str, to: &str) {
+        match &self.wiring {
+            Wiring::Mesh(mesh) => mesh.set_one_way(from, to, Flow::Drop),
+            Wiring::Net(net) => net.cut_one_way(from, to),
+        }
+    }
+
+    /// Cuts every link between nodes of different groups. Nodes of no group, and the test itself, still reach everyone.
+    pub fn partition(&self, groups: &[&[&str]]) {
+        pairs(groups).for_each(|(one, other)| self.cut(one, other));
+    }
+
+    /// Cuts a node off from every other one; the test still reaches it.
+    pub fn isolate(&self, name: &str) {
+        self.nodes.keys().filter(|other| *other != name).for_each(|other| self.cut(name, other));
+    }
+
+    /// Mends every link.
+    pub fn heal(&self) {
+        match &self.wiring {
+            Wiring::Mesh(mesh) => mesh.heal(),
+            Wiring::Net(net) => net.heal(),
+        }
+    }
+}
+
+/// Every two names that are in different groups.
+fn pairs<'a>(groups: &'a [&'a [&'a str]]) -> impl Iterator<Item = (&'a str, &'a str)> {
+    groups.iter().enumerate().flat_map(move |(position, group)| {
+        let others = groups[position + 1..].iter().flat_map(|other| other.iter());
+        others.flat_map(move |other| group.iter().map(move |one| (*one, *other)))
+    })
+}
+
+/// Term and name of the leader in a node's status; `None` when it knows of none.
+fn leader_in(status: &Json) -> Option<(u64, String)> {
+    let leader = status["leader"].as_str().filter(|name| !name.is_empty())?;
+    Some((status["term"].as_u64()?, leader.to_owned()))
+}
+
+fn must(command: &mut Command) {
+    run(command, COMMAND_MAX).unwrap_or_else(|failed| panic!("{command:?}: {failed:?}"));
+}
+
+fn issue(folder: &Folder, role: &str, name: &str, address: Option<IpAddr>) -> Credentials {
+    let (ca, to) = (folder.join("ca"), folder.join("certs").join(format!("{role}-{name}")));
+    let mut command = Command::new(BINARY);
+    command.args(["pki", "issue", "--role", role, "--name", name, "--ca"]).arg(&ca).arg("--out").arg(&to);
+    if let Some(address) = address {
+        command.args(["--ip", &address.to_string()]);
+    }
+    must(&mut command);
+    Credentials { ca: ca.join("ca.pem"), cert: to.with_extension("pem"), key: to.with_extension("key") }
+}
+
+fn file(
+    name: &str,
+    listen: SocketAddr,
+    node: &Node,
+    credentials: &Credentials,
+    upstreams: Option<Vec<SocketAddr>>,
+) -> String {
+    let path = |path: &Path| Toml::from(path.to_str().expect("a folder for temporary files has a plain name"));
+    let mut table = Table::new();
+    table.insert("cluster".to_owned(), CLUSTER.into());
+    table.insert("name".to_owned(), name.into());
+    table.insert("listen".to_owned(), listen.to_string().into());
+    table.insert("advertise".to_owned(), node.advertise.to_string().into());
+    table.insert("admin_listen".to_owned(), node.admin.to_string().into());
+    table.insert("data_dir".to_owned(), path(&node.data));
+    table.insert("socket".to_owned(), path(&node.socket));
+    table.insert("resp_socket".to_owned(), path(&node.resp_socket));
+    if let Some(upstreams) = upstreams {
+        let upstreams: Vec<Toml> = upstreams.iter().map(|address| address.to_string().into()).collect();
+        table.insert("upstreams".to_owned(), upstreams.into());
+    }
+    let mut tls = Table::new();
+    tls.insert("ca".to_owned(), path(&credentials.ca));
+    tls.insert("cert".to_owned(), path(&credentials.cert));
+    tls.insert("key".to_owned(), path(&credentials.key));
+    table.insert("tls".to_owned(), tls.into());
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_nodes_of_different_groups_are_parted() {
+        let cut: Vec<_> = pairs(&[&["a"], &["b", "c"], &["d"]]).collect();
+        assert_eq!(cut, [("a", "b"), ("a", "c"), ("a", "d"), ("b", "d"), ("c", "d")]);
+    }
+
+    #[test]
+    fn a_leader_is_read_out_of_a_status() {
+        let status = |text: &str| leader_in(&serde_json::from_str(text).unwrap());
+        assert_eq!(status(r#"{"term": 7, "leader": "voter2"}"#), Some((7, "voter2".to_owned())));
+        assert_eq!(status(r#"{"term": 7, "leader": ""}"#), None);
+        assert_eq!(status(r#"{"term": 7, "leader": null}"#), None);
+    }
+}
