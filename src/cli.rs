@@ -1,6 +1,8 @@
 //! The command tree, and how a command reports: text for people or JSON for programs, and one exit code a kind of error.
 
 mod abe;
+mod backup;
+mod bench;
 mod connect;
 mod error;
 mod files;

@@ -19,6 +19,7 @@ pub mod node;
 pub mod process;
 pub mod raft;
 pub mod replica;
+pub mod restore;
 pub mod server;
 pub mod snapshot;
 pub mod snapshot_files;

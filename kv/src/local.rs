@@ -23,8 +23,8 @@ use crate::snapshot::{self, Dump, Header, SnapshotError};
 use crate::state::{Outcome, Point, Read, State, StateOptions, StateWriter};
 use crate::store::{Engine, MemoryEngine, SledEngine, StoreError};
 
-const CURRENT_FILE: &str = "CURRENT";
-const STATE_PREFIX: &str = "state-";
+pub(crate) const CURRENT_FILE: &str = "CURRENT";
+pub(crate) const STATE_PREFIX: &str = "state-";
 
 /// Why a read is not answered.
 #[derive(Debug, thiserror::Error)]

@@ -27,7 +27,7 @@ use parking_lot::{Mutex, RwLock};
 pub use record::LogPoint;
 use record::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, read_segment_header, segment_header};
 use segment::{Extent, Segment};
-pub use writer::{Done, create_dir, replace_file, sync_dir};
+pub use writer::{Done, OnSync, create_dir, replace_file, sync_dir};
 use writer::{Job, Pending, Writer};
 
 use crate::limits::{LOG_CACHE_BYTES, LOG_JOBS_MAX, SEGMENT_BYTES};
@@ -151,7 +151,7 @@ pub struct LogOptions {
     /// Told once about the error that ended the log.
     pub on_fatal: Box<dyn Fn(&io::Error) + Send>,
     /// Wraps each sync, to measure it.
-    pub on_sync: Box<dyn FnMut(&mut dyn FnMut() -> io::Result<()>) -> io::Result<()> + Send>,
+    pub on_sync: OnSync,
 }
 
 /// The log. Clones share it; the last one to go stops the thread after what waits.
@@ -294,7 +294,9 @@ impl Log {
             .spawn(move || writer.run(&waiting))
             .map_err(|error| LogError::io("start the thread of", dir, error))?;
         let (jobs, thread) = (Some(jobs), Some(thread));
-        Ok(Self { shared: Arc::new(Shared { dir: dir.to_owned(), index, order: Mutex::default(), jobs, thread, _lock: lock }) })
+        Ok(Self {
+            shared: Arc::new(Shared { dir: dir.to_owned(), index, order: Mutex::default(), jobs, thread, _lock: lock }),
+        })
     }
 
     fn send(&self, job: Job) {

@@ -27,8 +27,8 @@ use crate::replica::Replica;
 use crate::snapshot_files::SnapshotFiles;
 use crate::state::Point;
 
-const ASSIGNMENT_FILE: &str = "node";
-const ASSIGNMENT_FORMAT: u8 = 1;
+pub(crate) const ASSIGNMENT_FILE: &str = "node";
+pub(crate) const ASSIGNMENT_FORMAT: u8 = 1;
 const ASSIGNMENT_BYTES_MAX: usize = 1024;
 /// Exit code of a process whose disk failed: its log or state can no longer be trusted to take writes.
 pub const EXIT_DISK: i32 = 74;
@@ -145,7 +145,7 @@ pub struct NodeParts {
     pub timing: Timing,
 }
 
-fn lock_folder(dir: &Path) -> Result<File, NodeError> {
+pub(crate) fn lock_folder(dir: &Path) -> Result<File, NodeError> {
     let folder = |error| NodeError::Folder { path: dir.to_owned(), error };
     fs::create_dir_all(dir).map_err(folder)?;
     let permissions = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);

@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 pub use log_store::LogStore;
 pub use network::{Network, STORE_METADATA, TO_METADATA, decode_request, decode_vote, encode};
 pub use state_machine::{SnapshotData, StateMachine, stored_membership};
-pub use types::{Node, Proposal, SnapshotMeta, Types, to_index, to_log_id};
+pub use types::{Node, Proposal, SnapshotMeta, Types, single_membership, to_index, to_log_id};
 
 use crate::limits::WRITE_WAIT_MS_MAX;
 use crate::local::Local;

@@ -279,7 +279,10 @@ impl Replica {
     async fn follow(&self, chosen: usize, address: &str) -> TailEnd {
         let channel = self.tls.channel(address, UPSTREAM_ROLES, None, self.env.net.clone());
         let mut client = client(channel);
-        if self.local.is_wrong() {
+        // A state of another store than the one to follow is served, marked stale, until the new one is there.
+        let state_store = self.local.point().store.as_ref().map(|(_, id)| *id);
+        let foreign = state_store.is_some() && state_store != self.verifier.store_id();
+        if self.local.is_wrong() || foreign {
             if let Err(end) = self.fetch(&mut client).await {
                 return end;
             }

@@ -5,7 +5,7 @@ mod cluster;
 mod kv;
 mod raft;
 mod replication;
-//RESP pub mod resp;
+pub mod resp;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -93,7 +93,8 @@ pub async fn serve_unix(
 /// Serves RESP on a Unix socket, until shutdown.
 pub async fn serve_resp(node: Arc<Node>, listener: UnixListener, shutdown: Shutdown) {
     let Some(core) = wait_for_core(&node, &shutdown).await else { return };
-    let _ = (core, listener);
+    let source = resp::LocalSource { local: core.local.clone(), clock: node.env.clock.clone() };
+    resp::serve(listener, source, node.metrics.clone(), shutdown).await;
 }
 
 /// A voter without an id has nothing to serve yet.

@@ -298,7 +298,21 @@ pub fn verify(path: &Path, each: impl FnMut(&Bytes, &Record) -> io::Result<()>) 
 /// # Errors
 /// [`SnapshotError::Damaged`] naming what does not agree; the engine is worth nothing then.
 pub fn import(path: &Path, engine: &Arc<dyn Engine>) -> Result<Header, SnapshotError> {
-    let (header, importer) = read(path, Importer::into(engine.clone()), |_, _| Ok(()))?;
+    import_as(path, engine, |_| {})
+}
+
+/// As [`import`], under a header that `rename` may change once the file was checked: a restore gives the store
+/// another name and other members.
+///
+/// # Errors
+/// As [`import`].
+pub fn import_as(
+    path: &Path,
+    engine: &Arc<dyn Engine>,
+    rename: impl FnOnce(&mut Header),
+) -> Result<Header, SnapshotError> {
+    let (mut header, importer) = read(path, Importer::into(engine.clone()), |_, _| Ok(()))?;
+    rename(&mut header);
     importer.finish(&header)?;
     engine.make_durable()?;
     Ok(header)

@@ -10,8 +10,8 @@
 
 mod apply;
 mod flusher;
-mod import;
 pub mod hash;
+mod import;
 mod meta;
 mod record;
 pub mod scan;
@@ -26,8 +26,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cinnabar_daemon::id::ClusterId;
-use cinnabar_kv_api::{StateHash, StoreId};
 use cinnabar_kv_api::limits::RECORD_BYTES_MAX;
+use cinnabar_kv_api::{StateHash, StoreId};
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
@@ -35,8 +35,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use apply::{Refusal, StateWriter};
-use flusher::Flusher;
 pub use flusher::Flushed;
+use flusher::Flusher;
 use hash::Space;
 pub use import::{ImportError, Importer};
 pub use meta::Meta;

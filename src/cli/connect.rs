@@ -42,6 +42,11 @@ impl Connect {
         Tls::load_client(&files, Env::system().clock).map_err(|error| CliError::Failed(error.to_string()))
     }
 
+    /// Was a certificate given?
+    pub fn has_identity(&self) -> bool {
+        self.ca.is_some() && self.cert.is_some() && self.key.is_some()
+    }
+
     /// The nodes named.
     pub fn servers(&self) -> &[String] {
         &self.server

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use cinnabar_kv_api::proto::watch_response::Message;
@@ -10,10 +11,13 @@ use cinnabar_kv_api::{Client, Condition, Key, Op, WriteOutcome};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::backup;
+use super::bench;
 use super::connect::{Connect, block_on};
 use super::error::CliError;
 use super::files::Source;
 use super::report::{Format, print, print_text};
+use super::store::Process;
 
 /// `cinnabar kv ...`
 #[derive(Subcommand)]
@@ -74,12 +78,33 @@ pub enum Command {
         #[arg(long, value_name = "INDEX")]
         after: Option<u64>,
     },
+    /// Write everything into a file, checked and signed for by a voter.
+    Backup {
+        /// The file.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Check a backup offline: every record, the state hash, and with --ca, --cert and --key the voter's signature.
+    Verify {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Fill a new voter's folder from a backup: the same cluster, a new store id.
+    Restore {
+        /// The file.
+        file: PathBuf,
+        #[command(flatten)]
+        process: Process,
+    },
     /// Print every record under a prefix, at one index, one JSON object a line (values in base 16).
     Export {
         /// The prefix; left out, everything.
         #[arg(default_value = "")]
         prefix: String,
     },
+    /// Measure how fast a cluster answers.
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 fn key(text: &str) -> Result<Key, CliError> {
@@ -100,9 +125,16 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Runs it.
 pub fn run(command: Command, connect: &Connect, format: Format) -> Result<(), CliError> {
+    match command {
+        Command::Backup { out } => return backup::backup(connect, &out, format),
+        Command::Verify { file } => return backup::verify(connect, &file, format),
+        Command::Restore { file, process } => return backup::restore(&file, &process, format),
+        _ => {}
+    }
     block_on(async {
         let client = connect.client()?;
         match command {
+            Command::Backup { .. } | Command::Verify { .. } | Command::Restore { .. } => unreachable!("run above"),
             Command::Get { key, at_least, wait_ms, linearizable } => {
                 get(&client, GetRequest { key: key.into(), at_least, wait_ms, linearizable }, format).await
             }
@@ -117,6 +149,7 @@ pub fn run(command: Command, connect: &Connect, format: Format) -> Result<(), Cl
             Command::List { prefix, limit, values } => list(&client, prefix, limit, values, format).await,
             Command::Watch { prefix, after } => watch(&client, prefix, after, format).await,
             Command::Export { prefix } => export(&client, prefix).await,
+            Command::Bench(command) => bench::run(command, connect, format).await,
         }
     })
 }

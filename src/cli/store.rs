@@ -67,7 +67,8 @@ fn process_error(error: ProcessError) -> CliError {
     CliError::Process { message: error.message, code: error.code }
 }
 
-fn load<T: DeserializeOwned>(process: &Process) -> Result<T, CliError> {
+/// Reads a process's configuration.
+pub fn load<T: DeserializeOwned>(process: &Process) -> Result<T, CliError> {
     let mut overrides = Vec::new();
     for set in &process.set {
         let (key, value) =

@@ -202,9 +202,10 @@ fn must(command: &mut Command) {
 #[cfg(test)]
 mod tests {
     use std::io::{ErrorKind, Read, Write};
-    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
     use std::time::Duration;
 
+    use super::super::deadline::Deadline;
     use super::*;
 
     const SOON: Duration = Duration::from_secs(20);
@@ -227,23 +228,50 @@ mod tests {
         net.within(name, || TcpStream::connect_timeout(&to, bound)).map_err(|error| error.kind())
     }
 
+    /// Whether a packet from one node comes to another.
+    fn reaches(net: &Net, from: &str, to: &str) -> bool {
+        let bind = |name: &str| net.within(name, || UdpSocket::bind((net.address(name), 0)).unwrap());
+        let (sender, receiver) = (bind(from), bind(to));
+        receiver.set_read_timeout(Some(SILENCE)).unwrap();
+        sender.send_to(b"x", receiver.local_addr().unwrap()).unwrap();
+        receiver.recv(&mut [0]).is_ok()
+    }
+
     #[test]
     fn nodes_reach_each_other_until_they_are_cut() {
         let Some(net) = pair() else { return };
-        let listener = listen(&net, "b");
-        let to = listener.local_addr().unwrap();
-        assert!(dial(&net, "a", to, SOON).is_ok());
+        let both = |net: &Net| (reaches(net, "a", "b"), reaches(net, "b", "a"));
+        assert_eq!(both(&net), (true, true));
         net.cut("a", "b");
-        assert_eq!(dial(&net, "a", to, SILENCE).unwrap_err(), ErrorKind::TimedOut);
+        assert_eq!(both(&net), (false, false));
         net.heal();
-        net.refuse("a", "b");
-        assert_eq!(dial(&net, "a", to, SOON).unwrap_err(), ErrorKind::ConnectionRefused);
+        net.cut_one_way("a", "b");
+        assert_eq!(both(&net), (false, true));
         net.heal();
         net.narrow("a", 1_000_000);
         net.lose("a", "b", 1_000);
-        assert_eq!(dial(&net, "a", to, SILENCE).unwrap_err(), ErrorKind::TimedOut);
+        assert_eq!(both(&net), (false, true));
         net.heal();
-        assert!(dial(&net, "a", to, SOON).is_ok());
+        net.refuse("a", "b");
+        let to = listen(&net, "b").local_addr().unwrap();
+        assert_eq!(dial(&net, "a", to, SOON).unwrap_err(), ErrorKind::ConnectionRefused);
+        net.heal();
+        assert_eq!(both(&net), (true, true));
+    }
+
+    #[test]
+    fn a_narrow_node_sends_no_more_than_it_may() {
+        let Some(net) = pair() else { return };
+        let listener = listen(&net, "b");
+        let mut caller = dial(&net, "a", listener.local_addr().unwrap(), SOON).unwrap();
+        let (mut node, _) = listener.accept().unwrap();
+        net.narrow("a", 8_000_000);
+        let early = Deadline::after(Duration::from_millis(150));
+        let sender = thread::spawn(move || caller.write_all(&[7; 200_000]));
+        node.set_read_timeout(Some(SOON)).unwrap();
+        node.read_exact(&mut vec![0; 200_000]).unwrap();
+        assert!(early.passed(), "200 ms worth of bytes came early");
+        sender.join().unwrap().unwrap();
     }
 
     #[test]

@@ -74,7 +74,8 @@ impl std::str::FromStr for StoreId {
 
     /// Reads 32 hexadecimal digits.
     fn from_str(text: &str) -> Result<Self, crate::Error> {
-        let malformed = || crate::Error::Malformed { what: "store id", problem: "not 32 hexadecimal digits".to_owned() };
+        let malformed =
+            || crate::Error::Malformed { what: "store id", problem: "not 32 hexadecimal digits".to_owned() };
         // The digits are looked at one by one: the standard parser takes a sign as well.
         if text.len() != 32 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(malformed());

@@ -72,8 +72,10 @@ fn any_op() -> impl Strategy<Value = Op> {
 }
 
 fn any_write() -> impl Strategy<Value = Write> {
-    let conditions =
-        proptest::collection::vec((any_key(), any::<u64>()).prop_map(|(key, mod_index)| Condition { key, mod_index }), 0..4);
+    let conditions = proptest::collection::vec(
+        (any_key(), any::<u64>()).prop_map(|(key, mod_index)| Condition { key, mod_index }),
+        0..4,
+    );
     (any::<[u8; 16]>(), 1..=u64::MAX, any::<u64>(), conditions, proptest::collection::vec(any_op(), 1..6)).prop_map(
         |(client, sequence, answered_below, conditions, ops)| Write {
             client: ClientId(client),
@@ -220,10 +222,18 @@ fn the_formats_are_these_bytes() {
     );
 }
 
-const COMMAND_HEX: &str = "";
-const CHECKPOINT_HEX: &str = "";
-const FRAME_HEX: &str = "";
-const CHAIN_HEX: &str = "";
+const COMMAND_HEX: &str = "010000000009090909090909090909090909090909030000000000000002000000000000000100000000000000010000\
+    000000000063020100000000000002000000000000000000000001000000000000006b050000000000000076616c7565\
+    01000000010000000000000064";
+const CHECKPOINT_HEX: &str = "01040000000000000061636d650101010101010101010101010101010102000000000000000300000000000000040000\
+    000000000005050505050505050505050505050505050505050505050505050505050505050606060606060606060606\
+    0606060606060606060606060606060606060606060700000000000000";
+const FRAME_HEX: &str = "012900000000000000020000000000000001000000000000000100000000000000000200000000000000030000000000\
+    000002aabb7d0000000000000001040000000000000061636d6501010101010101010101010101010101020000000000\
+    000003000000000000000400000000000000050505050505050505050505050505050505050505050505050505050505\
+    0505060606060606060606060606060606060606060606060606060606060606060607000000000000000b0000000000\
+    00006365727469666963617465030409000000000000007369676e6174757265";
+const CHAIN_HEX: &str = "c48f643e36984824e07edc63cc2dc1dcf6570ce7053e5271e74a9ddaa25526ad";
 
 #[test]
 fn every_part_of_an_entry_is_in_the_chain() {
@@ -331,7 +341,11 @@ fn messages_that_no_client_of_ours_sends_are_refused() {
     for client in [&[][..], &[0; 15], &[0; 17]] {
         assert!(Write::try_from(proto::WriteRequest { client_id: client.to_vec().into(), ..good.clone() }).is_err());
     }
-    let op = |kind: i32, name: &'static [u8], value: &'static [u8]| proto::Op { kind, key: name.into(), value: value.into() };
+    let op = |kind: i32, name: &'static [u8], value: &'static [u8]| proto::Op {
+        kind,
+        key: name.into(),
+        value: value.into(),
+    };
     let kinds = [proto::op::Kind::Put, proto::op::Kind::Delete].map(i32::from);
     for (op, fits) in [
         (op(kinds[0], b"k", b""), true),

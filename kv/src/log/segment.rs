@@ -168,7 +168,8 @@ pub struct Opened {
 /// [`LogError::Damaged`] naming the entry when acknowledged bytes do not hold; the file's errors.
 pub fn open(dir: &Path, first: u64, last_segment: bool, durable: u64) -> Result<Option<Opened>, LogError> {
     let path = dir.join(file_name(first));
-    let file = File::options().read(true).write(true).open(&path).map_err(|error| LogError::io("open", &path, error))?;
+    let file =
+        File::options().read(true).write(true).open(&path).map_err(|error| LogError::io("open", &path, error))?;
     let length = file.metadata().map_err(|error| LogError::io("read", &path, error))?.len();
     if length > 4 * SEGMENT_BYTES {
         return Err(LogError::Damaged { index: first, segment: path, offset: 0 });

@@ -25,6 +25,9 @@ const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// log.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
+/// Runs each sync that it is given, once, to measure it.
+pub type OnSync = Box<dyn FnMut(&mut dyn FnMut() -> io::Result<()>) -> io::Result<()> + Send>;
+
 /// One entry on its way to the disk.
 #[derive(Debug, Clone)]
 pub struct Pending {
@@ -71,7 +74,7 @@ pub struct Writer {
     /// Told once about the error that ended the log.
     pub on_fatal: Box<dyn Fn(&io::Error) + Send>,
     /// Counts seconds of a sync.
-    pub on_sync: Box<dyn FnMut(&mut dyn FnMut() -> io::Result<()>) -> io::Result<()> + Send>,
+    pub on_sync: OnSync,
     /// The last entry in the files.
     pub tail: LogPoint,
     /// Highest index known to be on disk.

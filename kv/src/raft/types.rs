@@ -109,6 +109,16 @@ pub fn from_log(entry: &LogEntry) -> Result<Entry, cinnabar_kv_api::Error> {
     Ok(Entry { log_id: id, payload })
 }
 
+/// The body of a membership of one voter: what a restored store begins with.
+pub fn single_membership(id: u64, node: Node) -> Bytes {
+    let voters = std::collections::BTreeSet::from([id]);
+    let nodes = std::collections::BTreeMap::from([(id, node)]);
+    match openraft::Membership::<u64, Node>::new(vec![voters], nodes) {
+        Ok(membership) => codec::encode(MEMBERSHIP_FORMAT, &membership).into(),
+        Err(error) => unreachable!("one voter with its node is a membership: {error}"),
+    }
+}
+
 /// Reads a membership's body.
 ///
 /// # Errors

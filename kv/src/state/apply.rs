@@ -129,6 +129,9 @@ pub struct Staged {
     sessions: Vec<super::sessions::Changed>,
 }
 
+/// What a snapshot is made of: an open scan, its point, and the sessions there, by client.
+pub type DumpStart = (scan::ScanId, Arc<Point>, Vec<(ClientId, Record)>);
+
 /// The one writer of a state.
 pub struct StateWriter {
     state: Arc<State>,
@@ -313,7 +316,13 @@ impl StateWriter {
                 let (slot, digest) = (touched.new.flatten(), touched.digest);
                 cached.push((key.to_vec(), slot.clone()));
                 let old_length = touched.old.map_or(0, |head| head.length);
-                range.records.push(Stored { space: Space::Record, key: key.clone(), new: slot.clone(), digest, old_length });
+                range.records.push(Stored {
+                    space: Space::Record,
+                    key: key.clone(),
+                    new: slot.clone(),
+                    digest,
+                    old_length,
+                });
                 pending.put(key, Waiting { slot, digest, index });
             }
         }
@@ -340,7 +349,7 @@ impl StateWriter {
     ///
     /// # Errors
     /// [`scan::ScanError`] when too many scans are open.
-    pub fn open_dump(&self) -> Result<(scan::ScanId, Arc<Point>, Vec<(ClientId, Record)>), scan::ScanError> {
+    pub fn open_dump(&self) -> Result<DumpStart, scan::ScanError> {
         let id = self.state.open_dump()?;
         Ok((id, self.state.point(), self.tip.sessions.records()))
     }

@@ -126,8 +126,7 @@ mod tests {
 
     #[test]
     fn the_sum_forgets_order_and_what_was_removed() {
-        let digests: Vec<Digest> =
-            (0..50u64).map(|n| digest(Space::Record, &n.to_be_bytes(), n, b"value")).collect();
+        let digests: Vec<Digest> = (0..50u64).map(|n| digest(Space::Record, &n.to_be_bytes(), n, b"value")).collect();
         let mut forward = Sum::default();
         digests.iter().for_each(|d| forward.add(d));
         let mut backward = Sum::default();

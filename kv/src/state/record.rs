@@ -110,11 +110,7 @@ pub fn read(engine: &dyn Engine, space: Space, key: &[u8]) -> Result<Option<Reco
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_with_head(
-    engine: &dyn Engine,
-    space: Space,
-    key: &[u8],
-) -> Result<Option<(Head, Record)>, StoreError> {
+pub fn read_with_head(engine: &dyn Engine, space: Space, key: &[u8]) -> Result<Option<(Head, Record)>, StoreError> {
     let head_key = head_key(space, key);
     let mut stored = engine.get(&head_key)?;
     while let Some(bytes) = &stored {

@@ -30,7 +30,9 @@ const DUMP_WAITS_MAX: usize = 200;
 #[non_exhaustive]
 pub enum ScanError {
     /// It was ended: idle too long, or too much was overwritten meanwhile. Start anew.
-    #[error("the scan was ended: idle for more than {SCAN_IDLE_MS_MAX} ms, or overtaken by too many writes; start anew")]
+    #[error(
+        "the scan was ended: idle for more than {SCAN_IDLE_MS_MAX} ms, or overtaken by too many writes; start anew"
+    )]
     Lost,
     /// Too many are open.
     #[error("{SCANS_MAX} scans are open; try again later")]
@@ -138,6 +140,9 @@ impl Scans {
     }
 }
 
+/// Records of a part of a page, and the last key looked at unless nothing follows.
+type Part = (Vec<(Bytes, Record)>, Option<Bytes>);
+
 /// Records of one page, and whether there may be more.
 #[derive(Debug, Default)]
 pub struct Page {
@@ -227,10 +232,12 @@ impl State {
         Ok(page)
     }
 
-    /// Tells a scan that keys up to this one will not be asked for again.
+    /// Tells a scan that keys up to this one will not be asked for again. A place before an earlier one changes nothing.
     pub fn scan_passed(&self, id: ScanId, key: &Bytes) {
         let mut scans = self.scans.lock();
-        if let Some(open) = scans.open.get_mut(&id) {
+        if let Some(open) = scans.open.get_mut(&id)
+            && open.passed < *key
+        {
             open.passed = key.clone();
         }
         if scans.undo_bytes > SCAN_UNDO_BYTES_MAX / 2 {
@@ -239,14 +246,7 @@ impl State {
     }
 
     /// One part of a page, and the last key looked at unless the end was reached.
-    #[allow(clippy::type_complexity)]
-    fn part(
-        &self,
-        scans: &Scans,
-        at: u64,
-        prefix: &[u8],
-        after: &Bytes,
-    ) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), ScanError> {
+    fn part(&self, scans: &Scans, at: u64, prefix: &[u8], after: &Bytes) -> Result<Part, ScanError> {
         // Held so that no record leaves for the engine behind the place where it was looked for.
         let pending = self.pending.read();
         let next = if after.is_empty() { Vec::new() } else { [after, &[0][..]].concat() };

@@ -261,6 +261,40 @@ fn an_unknown_delete_explains_one_absence_and_not_two() {
 }
 
 #[test]
+fn an_index_that_only_conditions_name_is_one_unknown_write_sent_before() {
+    let refused = |actual| Outcome::Refused { actual, index: 0 };
+    let mut lines = vec![
+        (1, 1, 2, put("a"), at(5)),
+        (2, 3, NEVER, put("b"), Outcome::Unknown),
+        (3, 4, 20, put_if(4, "x"), refused(9)),
+        (4, 5, 8, put_if(4, "y"), refused(6)),
+    ];
+    refused_by_both(&lines, Law::IndexNeverWritten);
+    lines.push((5, 21, NEVER, put("c"), Outcome::Unknown));
+    refused_by_both(&lines, Law::IndexNeverWritten);
+    // Sent in time, it is entry 9, and the one before is entry 6, although 9 was asked about first.
+    lines[4].1 = 10;
+    accepted(&lines);
+}
+
+#[test]
+fn a_condition_without_an_answer_may_have_held_on_an_unknown_write() {
+    let unknown = [(2, 3, NEVER, put("b"), Outcome::Unknown), (3, 4, NEVER, put_if(6, "c"), Outcome::Unknown)];
+    accepted(&[(1, 1, 2, put("a"), at(5)), unknown[0], unknown[1], (4, 5, 6, GET, saw("c", 8))]);
+    refused_by_both(&[(1, 1, 2, put("a"), at(5)), unknown[1], (4, 5, 6, GET, saw("c", 8))], Law::ConditionOnWrongIndex);
+}
+
+#[test]
+fn an_absence_must_fit_between_entries_that_are_not_its_neighbours_too() {
+    // Entry 6 was answered, so entry 5 is there as well, although its own answer is still out.
+    let lines = [(1, 1, 30, put("a"), at(5)), (2, 2, 3, put("b"), at(6)), (3, 4, 10, GET, SAW_NOTHING)];
+    refused_by_both(&lines, Law::LostWrite);
+    // Entry 6 cannot be there yet, since entry 5 was not even sent.
+    let removal = [(1, 3, 30, DELETE, at(6)), (2, 12, 25, put("b"), at(5))];
+    refused_by_log(&[(1, 1, 2, put("a"), at(3)), removal[0], removal[1], (3, 4, 10, GET, SAW_NOTHING)], Law::LostWrite);
+}
+
+#[test]
 fn a_deleted_key_may_be_written_anew() {
     let lines = [
         (1, 1, 2, put_if(0, "a"), at(5)),

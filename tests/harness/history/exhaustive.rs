@@ -88,7 +88,7 @@ impl Orders<'_> {
             };
             match (operation.action, operation.outcome) {
                 (_, Outcome::Refused { actual, .. }) => free.insert(actual),
-                (Action::Write { expected: Some(expected), .. }, Outcome::Written { .. }) => free.insert(expected),
+                (Action::Write { expected: Some(expected), .. }, _) => free.insert(expected),
                 _ => false,
             };
         }
@@ -119,7 +119,9 @@ fn spoil(history: &mut History, random: &mut Random) {
     match (&mut operation.action, &mut operation.outcome) {
         (_, Outcome::Read { record: found, .. }) => *found = record,
         (_, Outcome::Refused { actual, .. }) => *actual = index,
-        (Action::Write { expected, .. }, Outcome::Written { .. }) if expected.is_some() => *expected = Some(index),
+        (Action::Write { expected, .. }, Outcome::Written { .. } | Outcome::Unknown) if expected.is_some() => {
+            *expected = Some(index);
+        }
         (_, Outcome::Written { .. }) if !ends.is_empty() => {
             // Moments are distinct; [`tiny`] leaves room between them.
             operation.returned = operation.invoked.max(*random.pick(&ends)) + 1 + random.bits() % (ROOM - 1);

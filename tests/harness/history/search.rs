@@ -121,14 +121,14 @@ struct Evidence {
 impl Evidence {
     fn of(operations: &[Operation]) -> Self {
         let (mut seen, mut loose) = (HashMap::new(), HashSet::new());
-        for operation in operations.iter().filter(|operation| operation.returned != NEVER) {
+        for operation in operations {
             match (operation.action, operation.outcome) {
-                (_, Outcome::Read { record: Some(record), .. }) => {
+                (_, Outcome::Read { record: Some(record), .. }) if operation.returned != NEVER => {
                     let first = seen.entry(record.value).or_insert((record.mod_index, NEVER));
                     first.1 = operation.returned.min(first.1);
                 }
-                (_, Outcome::Refused { actual: index, .. })
-                | (Action::Write { expected: Some(index), .. }, Outcome::Written { .. }) => {
+                // Without an answer too: it may have held.
+                (_, Outcome::Refused { actual: index, .. }) | (Action::Write { expected: Some(index), .. }, _) => {
                     loose.insert(index);
                 }
                 _ => {}

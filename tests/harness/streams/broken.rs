@@ -179,8 +179,11 @@ fn a_ledger_of_a_history_owes_what_surely_changed_something() {
     let ledger = Ledger::of(&recorder.finish());
     let all = [open(0), changes(3, value("x")), changes(4, None), changes(5, None)];
     ledger.clone().check_watches(&[watch(&all)], 5).unwrap_or_else(|fault| panic!("{fault}"));
-    // The second removal met nothing, so it may be silent; the first may not.
+    // The second removal met nothing, so it may be silent, but not come behind the promise that it will not; the first
+    // may not be silent.
     ledger.clone().check_watches(&[watch(&all[..3])], 5).unwrap_or_else(|fault| panic!("{fault}"));
+    let late = [open(0), changes(3, value("x")), changes(4, None), progress(5), changes(5, None)];
+    assert_eq!(ledger.clone().check_watches(&[watch(&late)], 5).unwrap_err().law, StreamLaw::ProgressAhead);
     assert_eq!(ledger.check_watches(&[watch(&all[..2])], 5).unwrap_err().law, StreamLaw::Unfinished);
 }
 

@@ -88,8 +88,8 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_page_can_be_asked_for_again_until_the_next_but_one() {
+    #[test]
+    fn a_page_can_be_asked_for_again_until_the_next_but_one() {
         let now = Instant::now();
         let mut cursors = Cursors::new(1_790_000_000_000);
         let first = cursors.give(0, key("a"), now);
@@ -103,8 +103,8 @@ mod tests {
         assert!(third < CURSOR_MAX);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_table_is_bounded_in_number_and_time() {
+    #[test]
+    fn the_table_is_bounded_in_number_and_time() {
         let now = Instant::now();
         let mut cursors = Cursors::new(0);
         let given: Vec<u64> = (0..=CURSORS_MAX).map(|_| cursors.give(0, key("k"), now)).collect();

@@ -58,24 +58,42 @@ pub enum Failure {
     #[error("WRONGPASS invalid username-password pair or user is disabled.")]
     User,
     /// There are no passwords.
-    #[error("ERR AUTH <password> called without any password configured for the default user. Access is by the socket's file permissions")]
+    #[error(
+        "ERR AUTH <password> called without any password configured for the default user. Access is by the socket's file permissions"
+    )]
     Password,
+    /// There is no state to serve now; there will be.
+    #[error("LOADING {0}")]
+    Loading(ReadError),
+    /// `ATLEAST` was not reached in time.
+    #[error("BEHIND applied {applied} needed {needed}")]
+    Behind {
+        /// What this node has.
+        applied: u64,
+        /// What was asked.
+        needed: u64,
+    },
     /// The store does not answer.
-    #[error("{}{0}", prefix(.0))]
-    Source(#[from] SourceError),
+    #[error("ERR {0}")]
+    Source(SourceError),
 }
 
-fn prefix(error: &SourceError) -> &'static str {
-    match error {
-        SourceError::Read(ReadError::NoState | ReadError::Wrong) => "LOADING ",
-        SourceError::Read(ReadError::Behind { .. }) => "BEHIND ",
-        _ => "ERR ",
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Read(error) => error.into(),
+            error => Self::Source(error),
+        }
     }
 }
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
-        Self::Source(error.into())
+        match error {
+            ReadError::NoState | ReadError::Wrong => Self::Loading(error),
+            ReadError::Behind { applied, needed } => Self::Behind { applied, needed },
+            error => Self::Source(error.into()),
+        }
     }
 }
 

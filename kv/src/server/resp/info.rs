@@ -36,7 +36,8 @@ const SECTIONS: [&str; 5] = ["server", "clients", "persistence", "replication", 
 impl<S: Source> Session<S> {
     pub(super) fn info(&self, args: Args<'_>, reply: &mut Reply) {
         let info = self.endpoint.source.info();
-        let all = |word: &[u8]| ["default", "all", "everything"].iter().any(|all| word.eq_ignore_ascii_case(all.as_bytes()));
+        let all =
+            |word: &[u8]| ["default", "all", "everything"].iter().any(|all| word.eq_ignore_ascii_case(all.as_bytes()));
         let mut text = String::new();
         for section in SECTIONS {
             let named = |word: &[u8]| word.eq_ignore_ascii_case(section.as_bytes()) || all(word);

@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn both_versions_are_written_as_specified() {
-        let both: [(fn(&mut Reply), &str, &str); 10] = [
+        type Case = (fn(&mut Reply), &'static str, &'static str);
+        let both: [Case; 10] = [
             (|r| r.simple("OK"), "+OK\r\n", "+OK\r\n"),
             (|r| r.integer(0), ":0\r\n", ":0\r\n"),
             (|r| r.integer(u64::MAX), ":18446744073709551615\r\n", ":18446744073709551615\r\n"),

@@ -155,7 +155,7 @@ impl<S: Source> Session<S> {
     /// Reads a key; counts it, and measures one read of [`TIMED_READ_EVERY`].
     pub(super) fn read(&mut self, key: &[u8]) -> Result<Read, ReadError> {
         let source = &self.endpoint.source;
-        let timed = self.reads % TIMED_READ_EVERY == 0;
+        let timed = self.reads.is_multiple_of(TIMED_READ_EVERY);
         self.reads += 1;
         if !timed {
             return source.get(key);

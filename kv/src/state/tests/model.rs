@@ -410,7 +410,8 @@ fn a_dropped_state_leaves_its_engine_alone() {
         // The folder is locked while any thread holds the engine.
         let (_state, mut writer) = open(&sled(dir.path()));
         let mut tape = Tape { last: writer.state().point().applied };
-        let payload = if tape.last.index == 0 { genesis() } else { write(tape.last.index, vec![put("a", vec![1; 50_000])]) };
+        let payload =
+            if tape.last.index == 0 { genesis() } else { write(tape.last.index, vec![put("a", vec![1; 50_000])]) };
         writer.apply_range(&[tape.entry(payload)]).unwrap();
     }
 }

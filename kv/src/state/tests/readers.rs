@@ -68,8 +68,12 @@ fn run_readers(engine: Arc<dyn Engine>, rounds: u64) {
     let answered = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
     let progress = Progress { begun: AtomicU64::new(1), answered, stop: AtomicBool::new(false) };
     std::thread::scope(|scope| {
-        let readers: Vec<_> =
-            (0..3).map(|seed| { let (state, progress) = (&state, &progress); scope.spawn(move || read_all(state, progress, seed)) }).collect();
+        let readers: Vec<_> = (0..3)
+            .map(|seed| {
+                let (state, progress) = (&state, &progress);
+                scope.spawn(move || read_all(state, progress, seed))
+            })
+            .collect();
         for round in 0..rounds {
             let mut entries = Vec::new();
             for _ in 0..=round % 9 {

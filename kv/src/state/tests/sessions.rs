@@ -69,7 +69,8 @@ fn the_client_that_wrote_longest_ago_is_forgotten_first() {
     let engine = memory();
     let (state, mut writer, mut tape) = named(&engine);
     let clients = SESSIONS_MAX as u64;
-    let mut payloads: Vec<_> = (0..clients).map(|who| write_as(who, 5, 5, vec![put("a", who.to_be_bytes().to_vec())])).collect();
+    let mut payloads: Vec<_> =
+        (0..clients).map(|who| write_as(who, 5, 5, vec![put("a", who.to_be_bytes().to_vec())])).collect();
     // Client 0 writes again, so client 1 is now the one that wrote longest ago.
     payloads.push(write_as(0, 6, 6, vec![put("a", "again")]));
     for range in tape.entries(&payloads).chunks(256) {
