@@ -9,7 +9,7 @@ CARGO ?= cargo
 SECS ?= 60
 TARGET ?= policy public_key system_secret_key attribute_key ciphertext wrapped_key
 
-.PHONY: help setup demo test test-planted constant-time e2e verify fmt-check lint docs deny tidy fix bench fuzz advisories
+.PHONY: help setup demo test test-planted constant-time e2e verify fmt-check lint docs deny tidy fix bench bench-kv fuzz advisories
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ fix: ## apply lints' suggestions and format
 bench: ## figures with processor and commit, then criterion's
 	$(CARGO) run --release --locked -- abe bench
 	$(CARGO) bench --locked -p cinnabar-abe
+
+bench-kv: ## the store beside its peers; make bench-kv ARGS="--quick --parts puts"
+	@scripts/bench-kv $(ARGS)
 
 fuzz: setup ## fuzz every decoder: make fuzz SECS=30 TARGET="policy ciphertext"
 	@scripts/fuzz $(SECS) $(TARGET)

@@ -58,11 +58,8 @@ impl Cluster {
             issue("voter", &name)?;
             nodes.push(Node::start(folder, "voter", &name, port, "")?);
         }
-        let files = TlsFiles {
-            ca: folder.join("ca.pem"),
-            cert: folder.join("operator.pem"),
-            key: folder.join("operator.key"),
-        };
+        let files =
+            TlsFiles { ca: folder.join("ca.pem"), cert: folder.join("operator.pem"), key: folder.join("operator.key") };
         let tls = Tls::load_client(&files, Env::system().clock)?;
         let cluster = Self { folder: folder.to_owned(), voters: nodes, tls };
         let (ca, cert, key) = (text(&files.ca), text(&files.cert), text(&files.key));

@@ -136,7 +136,8 @@ async fn cinnabar(cluster: &Cluster, bytes: usize) -> Fallible<System> {
     let put: Put = Arc::new(move |client, done| {
         let (connection, value) = (clients[client % CONNECTIONS].clone(), value.clone());
         Box::pin(async move {
-            let key = Key::new(random_key(PREFIX, KEYS, client, done).into_bytes()).map_err(|error| error.to_string())?;
+            let key =
+                Key::new(random_key(PREFIX, KEYS, client, done).into_bytes()).map_err(|error| error.to_string())?;
             match connection.write(Vec::new(), vec![Op::Put { key, value }]).await {
                 Ok(WriteOutcome::Written { .. }) => Ok(()),
                 Ok(WriteOutcome::Unmet { .. }) => Err("a put without conditions was not done".to_owned()),

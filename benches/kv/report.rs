@@ -32,7 +32,9 @@ pub fn table(title: &str, rows: &[Value], columns: &[(&str, &str)]) -> String {
     let cell = |row: &Value, field: &str| match &row[field] {
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),
-        Value::Number(number) if number.as_f64().is_some_and(|n| n.fract() == 0.0) => format!("{:.0}", number.as_f64().unwrap_or(0.0)),
+        Value::Number(number) if number.as_f64().is_some_and(|n| n.fract() == 0.0) => {
+            format!("{:.0}", number.as_f64().unwrap_or(0.0))
+        }
         other => other.to_string(),
     };
     let widths: Vec<usize> = columns

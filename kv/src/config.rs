@@ -132,7 +132,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Text, filter: cinnabar_daemon::telemetry::LOG_FILTER_DEFAULT.to_owned() }
+        Self { format: LogFormat::Text, filter: LOG_FILTER_DEFAULT.to_owned() }
     }
 }
 
@@ -158,6 +158,9 @@ impl Default for RaftConfig {
         }
     }
 }
+
+/// What a node logs unless told otherwise: the consensus core speaks of every vote and every connection.
+const LOG_FILTER_DEFAULT: &str = "info,openraft=warn,sled=warn";
 
 fn cache_bytes() -> Bytes {
     Bytes(CACHE_BYTES_DEFAULT)

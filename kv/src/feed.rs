@@ -132,12 +132,7 @@ impl Drop for Downstream {
 
 impl Feed {
     /// A feed of this log.
-    pub fn new(
-        log: Log,
-        milestones: Arc<Milestones>,
-        checkpoints: impl Checkpoints,
-        metrics: Metrics,
-    ) -> Arc<Self> {
+    pub fn new(log: Log, milestones: Arc<Milestones>, checkpoints: impl Checkpoints, metrics: Metrics) -> Arc<Self> {
         Arc::new(Self {
             log,
             milestones,

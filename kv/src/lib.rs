@@ -2,7 +2,8 @@
 //!
 //! The road of a write: `server/kv.rs` decodes and checks it -> `raft.rs` gets it a place in the log -> `log.rs` has it
 //! on a quorum's disks -> `raft/state_machine.rs` applies it with [`state`] -> `feed.rs` ships it in a signed frame ->
-//! `replica.rs` verifies the frame, applies it, and passes it on. Reads are answered by [`Reader`] from memory.
+//! `replica.rs` verifies the frame, applies it, and passes it on. Reads are answered by
+//! [`replica::Reader`] from memory.
 //!
 //! Law: kv keeps order and durability, and proves what it ships; it never knows what a value means.
 #![forbid(unsafe_code)]

@@ -24,6 +24,8 @@ use crate::state::{Outcome, Point, Read, State, StateOptions, StateWriter};
 use crate::store::{Engine, MemoryEngine, SledEngine, StoreError};
 
 pub(crate) const CURRENT_FILE: &str = "CURRENT";
+/// Names a state that was found wrong, for the next process.
+const WRONG_FILE: &str = "WRONG";
 pub(crate) const STATE_PREFIX: &str = "state-";
 
 /// Why a read is not answered.
@@ -99,12 +101,17 @@ fn engine_in(options: &LocalOptions, name: &str) -> Result<Arc<dyn Engine>, Stor
     })
 }
 
-fn current_name(dir: &Path) -> io::Result<Option<String>> {
-    match fs::read_to_string(dir.join(CURRENT_FILE)) {
+/// The state that a file of the folder names.
+fn named_in(dir: &Path, file: &str) -> io::Result<Option<String>> {
+    match fs::read_to_string(dir.join(file)) {
         Ok(name) => Ok(Some(name.trim().to_owned()).filter(|name| name.starts_with(STATE_PREFIX))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn current_name(dir: &Path) -> io::Result<Option<String>> {
+    named_in(dir, CURRENT_FILE)
 }
 
 /// Removes states that are not the current one: left by an install that was cut.
@@ -127,6 +134,7 @@ impl Local {
     /// The store's.
     pub fn open(options: LocalOptions) -> Result<Arc<Self>, StoreError> {
         let mut name = format!("{STATE_PREFIX}{:020}", 0);
+        let mut wrong = false;
         if let Some(dir) = &options.dir {
             fs::create_dir_all(dir)?;
             match current_name(dir)? {
@@ -134,6 +142,7 @@ impl Local {
                 None => replace_file(dir, CURRENT_FILE, name.as_bytes())?,
             }
             remove_others(dir, &name)?;
+            wrong = named_in(dir, WRONG_FILE)?.as_ref() == Some(&name);
         }
         let engine = engine_in(&options, &name)?;
         let (state, writer) = State::open(engine, StateOptions { cache_bytes: options.cache_bytes })?;
@@ -146,8 +155,8 @@ impl Local {
             writer: Mutex::new(writer),
             changes: ChangeRing::new(applied),
             applied: watch::Sender::new(applied),
-            serving: AtomicBool::new(applied > 0),
-            wrong: AtomicBool::new(false),
+            serving: AtomicBool::new(applied > 0 && !wrong),
+            wrong: AtomicBool::new(wrong),
             stale: AtomicBool::new(false),
             checkpoint_ms: AtomicU64::new(0),
             committed: AtomicU64::new(applied),
@@ -254,7 +263,7 @@ impl Local {
         let applied = writer.state().applied_index();
         self.changes.push(changes, applied);
         self.applied.send_replace(applied);
-        self.serving.store(true, Ordering::Release);
+        self.serving.store(!self.is_wrong(), Ordering::Release);
     }
 
     /// Pretends that everything up to an index was applied, as openraft's suite does.
@@ -317,15 +326,28 @@ impl Local {
         self.applied.send_replace(header.index);
         drop(writer);
         if let Some(dir) = &self.options.dir {
+            if let Err(error) = fs::remove_file(dir.join(WRONG_FILE))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error.into());
+            }
             remove_others(dir, &name)?;
         }
         Ok(header)
     }
 
-    /// Stops serving this state: it does not agree with what a voter signed.
+    /// Stops serving this state: it does not agree with what a voter signed. A restart does not serve it either.
     pub fn found_wrong(&self) {
         self.wrong.store(true, Ordering::Release);
         self.serving.store(false, Ordering::Release);
+        let Some(dir) = &self.options.dir else { return };
+        let named = current_name(dir).and_then(|name| match name {
+            Some(name) => replace_file(dir, WRONG_FILE, name.as_bytes()),
+            None => Ok(()),
+        });
+        if let Err(error) = named {
+            tracing::error!(%error, "a restart of this node would serve a state that was found wrong");
+        }
     }
 
     /// Says that a newer state is being built, or that this one is up to date again.

@@ -67,12 +67,13 @@ fn decode(mut bytes: &[u8]) -> VecDeque<Milestone> {
         let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
         let length = u32::from_le_bytes(header[..4].try_into().expect("four bytes")) as usize;
         let crc = u32::from_le_bytes(header[4..8].try_into().expect("four bytes"));
-        let Some((payload, rest)) = rest.split_at_checked(length).filter(|_| length <= PAYLOAD_BYTES_MAX) else { break };
+        let Some((payload, rest)) = rest.split_at_checked(length).filter(|_| length <= PAYLOAD_BYTES_MAX) else {
+            break;
+        };
         if crc32c::crc32c_append(crc32c::crc32c(&header[8..]), payload) != crc {
             break;
         }
-        let milestone =
-            Milestone { index: number(8), log_bytes: number(16), payload: Bytes::copy_from_slice(payload) };
+        let milestone = Milestone { index: number(8), log_bytes: number(16), payload: Bytes::copy_from_slice(payload) };
         kept.retain(|older| older.index < milestone.index);
         kept.push_back(milestone);
         bytes = rest;
@@ -94,8 +95,7 @@ impl Milestones {
         };
         kept.retain(|milestone| milestone.index <= last_index);
         let log_bytes = kept.back().map_or(0, |milestone| milestone.log_bytes);
-        let milestones =
-            Self { path, inner: Mutex::new(Inner { kept, file: None, written: 0, log_bytes }) };
+        let milestones = Self { path, inner: Mutex::new(Inner { kept, file: None, written: 0, log_bytes }) };
         milestones.rewrite(&mut milestones.inner.lock())?;
         Ok(milestones)
     }

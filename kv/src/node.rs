@@ -114,6 +114,8 @@ pub struct Node {
     /// The last channel to another voter.
     pub leader_channel: parking_lot::Mutex<Option<(String, Channel)>>,
     core: OnceLock<Arc<Core>>,
+    /// Read once: it never changes, and calls between voters ask for it each time.
+    assigned: OnceLock<Assignment>,
     local_options: LocalOptions,
     timing: Timing,
     _lock: Option<File>,
@@ -202,6 +204,7 @@ impl Node {
             disk_full: AtomicBool::new(false),
             leader_channel: parking_lot::Mutex::new(None),
             core: OnceLock::new(),
+            assigned: OnceLock::new(),
             local_options,
             timing: parts.timing,
             _lock: lock,
@@ -238,15 +241,18 @@ impl Node {
     /// # Errors
     /// The system's, or when the file does not follow its format.
     pub fn assignment(&self) -> Result<Option<Assignment>, NodeError> {
+        if let Some(assigned) = self.assigned.get() {
+            return Ok(Some(assigned.clone()));
+        }
         let path = self.data_dir.join(ASSIGNMENT_FILE);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(NodeError::Folder { path, error }),
         };
-        codec::decode::<Assignment, ASSIGNMENT_BYTES_MAX>("node id", ASSIGNMENT_FORMAT, &bytes)
-            .map(Some)
-            .map_err(|error| NodeError::Folder { path, error: io::Error::new(io::ErrorKind::InvalidData, error) })
+        let assigned = codec::decode::<Assignment, ASSIGNMENT_BYTES_MAX>("node id", ASSIGNMENT_FORMAT, &bytes)
+            .map_err(|error| NodeError::Folder { path, error: io::Error::new(io::ErrorKind::InvalidData, error) })?;
+        Ok(Some(self.assigned.get_or_init(|| assigned).clone()))
     }
 
     /// Makes this folder the given voter's, for good, and starts it. The same assignment again does nothing.
@@ -339,7 +345,7 @@ impl Signer {
             store_id: self.store_id,
             term: at.term,
             index,
-            committed: self.local.committed(),
+            committed: self.voter.committed().max(index),
             chain_head: at.head,
             state_hash,
             unix_ms: self.voter.in_touch_at(self.env.clock.unix_ms()),

@@ -206,7 +206,8 @@ fn gauges(node: &Arc<Node>, core: &Arc<Core>, leader_seen: &mut String, turn: u6
     let metrics = &node.metrics;
     let point = core.local.point();
     metrics.applied_index.set(point.applied.index as f64);
-    metrics.behind_entries.set(core.local.committed().saturating_sub(point.applied.index) as f64);
+    let committed = core.voter.as_ref().map_or(0, |voter| voter.committed()).max(core.local.committed());
+    metrics.behind_entries.set(committed.saturating_sub(point.applied.index) as f64);
     let behind_ms = server::behind_ms(node, &core.local);
     metrics.behind_seconds.set(if behind_ms == u64::MAX { f64::INFINITY } else { behind_ms as f64 / 1000.0 });
     metrics.records.set(point.records as f64);
@@ -239,10 +240,9 @@ async fn finish(node: Arc<Node>, shutdown: Shutdown) -> Result<(), ProcessError>
             voter.stop().await;
         }
         let durable = tokio::task::spawn_blocking(move || core.local.make_durable()).await;
-        let index = durable.map_err(failed)?.map_err(|error| ProcessError {
-            message: error.to_string(),
-            code: u8::try_from(EXIT_DISK).unwrap_or(1),
-        })?;
+        let index = durable
+            .map_err(failed)?
+            .map_err(|error| ProcessError { message: error.to_string(), code: u8::try_from(EXIT_DISK).unwrap_or(1) })?;
         tracing::info!(index, "stopped, everything is on disk");
     }
     Ok(())

@@ -94,9 +94,7 @@ pub struct Voter {
 
 fn write_problem(error: RaftError<Types, ClientWriteError<Types>>) -> RaftProblem {
     match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-            RaftProblem::NotLeader(forward.leader_node)
-        }
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => RaftProblem::NotLeader(forward.leader_node),
         RaftError::APIError(error) => RaftProblem::Membership(error.to_string()),
         RaftError::Fatal(error) => RaftProblem::Fatal(error.to_string()),
     }
@@ -149,11 +147,9 @@ impl Voter {
         let installed = Arc::new(Mutex::new(parts.local.point().applied));
         let store = LogStore::new(parts.log.clone(), parts.milestones.clone(), installed.clone())
             .map_err(|error: LogError| fatal(&error))?;
-        let machine =
-            StateMachine::new(parts.local.clone(), parts.log.clone(), parts.milestones.clone(), installed)
-                .map_err(|error: io::Error| fatal(&error))?;
-        let network =
-            Network { env: parts.env, tls: parts.tls, store_id: parts.store_id, advertise: parts.advertise };
+        let machine = StateMachine::new(parts.local.clone(), parts.log.clone(), parts.milestones.clone(), installed)
+            .map_err(|error: io::Error| fatal(&error))?;
+        let network = Network { env: parts.env, tls: parts.tls, store_id: parts.store_id, advertise: parts.advertise };
         let raft = Raft::new(parts.id, config, network, store, machine).await.map_err(|error| fatal(&error))?;
         let (local, log, milestones) = (parts.local, parts.log, parts.milestones);
         Ok(Arc::new(Self { raft, id: parts.id, local, log, milestones, heard_ms: AtomicU64::new(0) }))
@@ -263,6 +259,11 @@ impl Voter {
         openraft::async_runtime::watch::WatchReceiver::borrow_watched(&self.raft.metrics()).clone()
     }
 
+    /// Highest index that this voter knows a quorum to have.
+    pub fn committed(&self) -> u64 {
+        self.metrics().cluster_committed.map_or(0, |at| to_index(at.index))
+    }
+
     /// Does this voter lead, and can serve?
     pub fn leads(&self) -> bool {
         let metrics = self.metrics();
@@ -348,8 +349,7 @@ impl Voter {
         let point = |index, term, head| LogPoint { index, term, head };
         let membership = match &header.membership {
             Some((index, term, head, body)) => {
-                let membership =
-                    types::membership(body).map_err(|error| RaftProblem::Membership(error.to_string()))?;
+                let membership = types::membership(body).map_err(|error| RaftProblem::Membership(error.to_string()))?;
                 let at = point(*index, *term, *head);
                 types::StoredMembership::new(to_log_id(at.index, at.term), membership)
             }

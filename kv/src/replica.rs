@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cinnabar_daemon::{Backoff, ClusterId, Env, Role, Shutdown, Tls};
-use cinnabar_kv_api::limits::MESSAGE_BYTES_MAX;
+use cinnabar_daemon::{Backoff, Clock, ClusterId, Env, NodeName, Role, Shutdown, Tls};
+use cinnabar_kv_api::limits::{MESSAGE_BYTES_MAX, SCAN_BYTES_MAX};
 use cinnabar_kv_api::proto::{TailRequest, TailResponse};
 use cinnabar_kv_api::{Checkpoint, Frame, SignedCheckpoint, StoreId};
 use parking_lot::Mutex;
@@ -23,18 +23,23 @@ use tonic::{Code, Status};
 
 use crate::feed::{Checkpoints, Feed};
 use crate::limits::{UPSTREAM_BEHIND_MS_MAX, UPSTREAM_SILENT_MS_MAX};
-use crate::local::{CheckpointFile, Local};
+use crate::local::{CheckpointFile, Local, ReadError};
 use crate::log::{Log, LogPoint};
 use crate::metrics::Metrics;
 use crate::milestones::{Milestone, Milestones};
 use crate::snapshot;
 use crate::snapshot_files::{Fetch, client};
-use crate::state::Point;
+use crate::state::scan::ScanError;
+use crate::state::{Point, Read, Record};
 use upstream::Upstreams;
 use verify::{Disbelief, Verifier};
 
 /// Roles that may be an upstream.
 pub const UPSTREAM_ROLES: &[Role] = &[Role::Voter, Role::Replica, Role::Edge];
+/// Records that an in-process scan reads at once.
+const SCAN_RECORDS: usize = 256;
+/// Names of nodes between a voter and a replica that are remembered: advice of an upstream, not verified.
+const PATH_NAMES_MAX: usize = 16;
 /// Bounds of the pause after every upstream has failed once.
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
@@ -139,6 +144,60 @@ pub struct Replica {
     metrics: Metrics,
 }
 
+/// Reads a copy from within its process: no socket, no waiting but for the store's own. Cheap to clone.
+#[derive(Clone)]
+pub struct Reader {
+    local: Arc<Local>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Reader {
+    /// Reads the copy of this node.
+    pub fn new(local: Arc<Local>, clock: Arc<dyn Clock>) -> Self {
+        Self { local, clock }
+    }
+
+    /// Reads a key of 1 to 512 bytes.
+    ///
+    /// # Errors
+    /// [`ReadError`]: no verified state to serve, the key's length, or damaged bytes.
+    pub fn get(&self, key: &[u8]) -> Result<Read, ReadError> {
+        self.local.get(key)
+    }
+
+    /// Gives every record under a prefix to `each`, in the order of their keys, all as of one log index, which it
+    /// returns; ends early when `each` says no.
+    ///
+    /// # Errors
+    /// [`ScanError`]: the scan was overtaken by too many writes, or the store failed.
+    pub fn scan(&self, prefix: &[u8], mut each: impl FnMut(&Bytes, &Record) -> bool) -> Result<u64, ScanError> {
+        let state = self.local.state();
+        let scan = state.open_scan(self.clock.unix_ms())?;
+        let mut after = Bytes::new();
+        let result = loop {
+            state.scan_passed(scan, &after);
+            let now = self.clock.unix_ms();
+            match state.scan_page(scan, now, prefix, &after, SCAN_RECORDS, SCAN_BYTES_MAX) {
+                Err(error) => break Err(error),
+                Ok(page) => {
+                    let goes_on = page.records.iter().all(|(key, record)| each(key, record));
+                    match page.records.last() {
+                        Some((last, _)) if goes_on && !page.done => after = last.clone(),
+                        _ => break Ok(page.at_index),
+                    }
+                }
+            }
+        };
+        state.close_scan(scan);
+        result
+    }
+
+    /// Age of the newest verified checkpoint, in milliseconds.
+    pub fn behind_ms(&self) -> u64 {
+        self.local.behind_ms(self.clock.unix_ms())
+    }
+}
+
 fn own(error: impl std::fmt::Display) -> TailEnd {
     TailEnd::Own(error.to_string())
 }
@@ -171,6 +230,11 @@ impl Replica {
         let followed = parts.follow.or(point.store.as_ref().map(|(_, id)| *id)).or(seen.as_ref().map(|c| c.store_id));
         let seen = seen.filter(|seen| Some(seen.store_id) == followed);
         let verifier = Arc::new(Verifier::new(parts.tls.clone(), parts.env.clock.clone(), seen.clone(), followed));
+        // The state of a cut process, an old disk, or another store than the one to follow.
+        let behind = seen.as_ref().is_some_and(|seen| seen.index > point.applied.index);
+        if behind || point.store.as_ref().is_some_and(|(_, id)| Some(*id) != followed) {
+            parts.local.set_stale(true);
+        }
         align(&parts.log, point.applied);
         parts.milestones.truncate_after(point.applied.index);
         let latest = Arc::new(Latest::default());
@@ -199,6 +263,11 @@ impl Replica {
             tls: parts.tls,
             metrics: parts.metrics,
         }))
+    }
+
+    /// Reads in this process.
+    pub fn reader(&self) -> Reader {
+        Reader { local: self.local.clone(), clock: self.env.clock.clone() }
     }
 
     /// What it passes on.
@@ -282,15 +351,21 @@ impl Replica {
         // A state of another store than the one to follow is served, marked stale, until the new one is there.
         let state_store = self.local.point().store.as_ref().map(|(_, id)| *id);
         let foreign = state_store.is_some() && state_store != self.verifier.store_id();
-        if self.local.is_wrong() || foreign {
-            if let Err(end) = self.fetch(&mut client).await {
-                return end;
-            }
+        // One snapshot from each turn with an upstream: one that has only snapshots to give holds this node back.
+        let mut fetched = self.local.is_wrong() || foreign;
+        if fetched && let Err(end) = self.fetch(&mut client).await {
+            return end;
         }
         loop {
             match self.tail(chosen, &mut client).await {
-                // The log is gone there, or this node's is not what it should be: the whole state, then the log.
-                TailEnd::Upstream(status) if status.code() == Code::OutOfRange => {
+                // The log is gone there, or one of the two logs is not what it should be: the whole state, then the log.
+                // What it sends is verified, so that it may be asked although it may be the one that is wrong.
+                TailEnd::Upstream(status) if !fetched && matches!(status.code(), Code::OutOfRange | Code::DataLoss) => {
+                    if status.code() == Code::DataLoss {
+                        self.metrics.alarm.set(1.0);
+                        tracing::error!(upstream = %address, %status, "an upstream has another log");
+                    }
+                    fetched = true;
                     if let Err(end) = self.fetch(&mut client).await {
                         return end;
                     }
@@ -307,8 +382,7 @@ impl Replica {
     ) -> TailEnd {
         let applied = self.local.point().applied;
         let store_id = self.verifier.store_id().map_or(Bytes::new(), |id| Bytes::copy_from_slice(&id.0));
-        let chain_head =
-            if applied.index > 0 { Bytes::copy_from_slice(&applied.head.0) } else { Bytes::new() };
+        let chain_head = if applied.index > 0 { Bytes::copy_from_slice(&applied.head.0) } else { Bytes::new() };
         let request = TailRequest { store_id, after_index: applied.index, chain_head };
         let silent = Duration::from_millis(UPSTREAM_SILENT_MS_MAX);
         let mut frames = match tokio::time::timeout(silent, client.tail(request)).await {
@@ -347,8 +421,10 @@ impl Replica {
                     self.metrics.frame("applied");
                 }
                 let mut path = self.path.lock();
-                if *path != message.path {
-                    *path = message.path.into_iter().take(16).collect();
+                let named = message.path.into_iter().filter(|name| name.parse::<NodeName>().is_ok());
+                let named: Vec<String> = named.take(PATH_NAMES_MAX).collect();
+                if *path != named {
+                    *path = named;
                     self.upstreams.named(chosen, path.last().cloned().unwrap_or_default());
                 }
             }
@@ -404,7 +480,14 @@ impl Replica {
         if newest && keep {
             self.checkpoint_file.save(&signed).map_err(own)?;
         }
-        *self.latest.0.lock() = Some((checkpoint.index, signed));
+        if newest {
+            self.local.set_stale(false);
+        }
+        // Below the newest while this node catches up; an older one of the same entry is nothing to pass on.
+        let mut latest = self.latest.0.lock();
+        if newest || latest.as_ref().is_none_or(|(index, _)| *index != checkpoint.index) {
+            *latest = Some((checkpoint.index, signed));
+        }
         Ok(())
     }
 
@@ -415,7 +498,6 @@ impl Replica {
     ) -> Result<(), TailEnd> {
         self.local.set_stale(true);
         let result = self.fetch_and_install(client).await;
-        self.local.set_stale(false);
         match &result {
             Ok(()) => self.metrics.snapshots_installed.increment(1),
             Err(_) => self.metrics.snapshots_failed.increment(1),
@@ -434,6 +516,18 @@ impl Replica {
         result
     }
 
+    /// Refuses to go back behind the verified state that this node has: it may be ahead of the newest checkpoint that
+    /// an earlier process kept.
+    fn not_behind(&self, checkpoint: &Checkpoint) -> Result<(), Disbelief> {
+        let point = self.local.point();
+        let same = point.store.as_ref().is_some_and(|(_, id)| *id == checkpoint.store_id);
+        if same && !self.local.is_wrong() && checkpoint.index < point.applied.index {
+            let (index, unix_ms, seen) = (checkpoint.index, checkpoint.unix_ms, point.applied.index);
+            return Err(Disbelief::Old { index, unix_ms, seen });
+        }
+        Ok(())
+    }
+
     /// Verifies a snapshot file and serves it.
     async fn install(&self, path: &std::path::Path) -> Result<(), TailEnd> {
         let header = snapshot::read_header(path)?;
@@ -441,6 +535,7 @@ impl Replica {
         let signed = header.checkpoint.clone().ok_or_else(chain)?;
         let checkpoint = self.verifier.checkpoint(&signed)?;
         self.verifier.not_older(&checkpoint)?;
+        self.not_behind(&checkpoint)?;
         let claims = (header.index, header.term, header.chain_head, header.state_hash);
         if claims != (checkpoint.index, checkpoint.term, checkpoint.chain_head, checkpoint.state_hash)
             || header.store != Some((checkpoint.cluster.clone(), checkpoint.store_id))

@@ -62,7 +62,11 @@ macro_rules! bounded {
 ///
 /// # Errors
 /// The transport's.
-pub async fn serve_tcp(node: Arc<Node>, listener: TcpListener, shutdown: Shutdown) -> Result<(), tonic::transport::Error> {
+pub async fn serve_tcp(
+    node: Arc<Node>,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> Result<(), tonic::transport::Error> {
     let incoming = Acceptor::new(listener, node.tls.clone(), AcceptorLimits::default());
     builder()
         .layer(AccessLayer::new(node.metrics.clone()))

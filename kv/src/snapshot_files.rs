@@ -187,6 +187,11 @@ impl Fetch {
             let path = entry?.path();
             let digits = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
             if let Some(index) = digits.filter(|_| path.extension().is_some_and(|e| e == PART_SUFFIX)) {
+                // No snapshot is at index 0, and none but the last fetch can be gone on with.
+                if index == 0 || fetch.file.is_some() {
+                    fs::remove_file(&path)?;
+                    continue;
+                }
                 let mut file = File::options().read(true).write(true).open(&path)?;
                 fetch.hasher.reset();
                 fetch.hasher.update_reader(&mut file)?;
@@ -212,23 +217,31 @@ impl Fetch {
     }
 
     fn take(&mut self, chunk: &SnapshotChunk) -> io::Result<()> {
+        let damaged = |problem| Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        if chunk.index == 0 || chunk.data.is_empty() {
+            return damaged("a chunk of no snapshot, or without bytes");
+        }
         if self.file.is_none() {
             self.index = chunk.index;
             let path = self.path(chunk.index);
             self.file = Some(File::options().read(true).write(true).create(true).truncate(true).open(path)?);
         }
         if chunk.index != self.index || chunk.offset != self.offset {
-            return Err(io::Error::other("the upstream sent another part than was asked for"));
+            return damaged("the upstream sent another part than was asked for");
+        }
+        let end = chunk.offset.saturating_add(chunk.data.len() as u64);
+        if end > chunk.total_bytes {
+            return damaged("the snapshot is longer than the upstream said");
         }
         let mut hasher = self.hasher.clone();
         hasher.update(&chunk.data);
         if hasher.finalize().as_bytes()[..] != chunk.running_hash[..] {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk's running hash does not hold"));
+            return damaged("a chunk's running hash does not hold");
         }
         let file = self.file.as_ref().expect("opened above");
         file.write_all_at(&chunk.data, self.offset)?;
         self.hasher = hasher;
-        self.offset += chunk.data.len() as u64;
+        self.offset = end;
         Ok(())
     }
 
@@ -274,7 +287,9 @@ impl Fetch {
         let mut total = None;
         while let Some(chunk) = tokio::time::timeout(wait, chunks.message()).await.map_err(silent)?? {
             wait = Duration::from_millis(3 * UPSTREAM_SILENT_MS_MAX);
-            total = Some(chunk.total_bytes);
+            if total.replace(chunk.total_bytes).is_some_and(|total| total != chunk.total_bytes) {
+                return Err(Status::data_loss("the upstream named two lengths for one snapshot"));
+            }
             self.take(&chunk).map_err(|error| match error.kind() {
                 io::ErrorKind::InvalidData => Status::data_loss(error.to_string()),
                 _ => io_status(&error),

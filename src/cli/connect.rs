@@ -36,9 +36,11 @@ impl Connect {
     /// Who asks.
     pub fn tls(&self) -> Result<std::sync::Arc<Tls>, CliError> {
         let need = |file: &Option<PathBuf>, flag: &str| {
-            file.clone().ok_or_else(|| CliError::Usage(format!("--{flag} is missing: --server needs --ca, --cert and --key")))
+            file.clone()
+                .ok_or_else(|| CliError::Usage(format!("--{flag} is missing: --server needs --ca, --cert and --key")))
         };
-        let files = TlsFiles { ca: need(&self.ca, "ca")?, cert: need(&self.cert, "cert")?, key: need(&self.key, "key")? };
+        let files =
+            TlsFiles { ca: need(&self.ca, "ca")?, cert: need(&self.cert, "cert")?, key: need(&self.key, "key")? };
         Tls::load_client(&files, Env::system().clock).map_err(|error| CliError::Failed(error.to_string()))
     }
 
@@ -58,7 +60,8 @@ impl Connect {
             Some(path) => Target::Unix(path.clone()),
             None if self.server.is_empty() => {
                 return Err(CliError::Usage(
-                    "say which node to ask: --server HOST:PORT with --ca, --cert and --key, or --socket PATH".to_owned(),
+                    "say which node to ask: --server HOST:PORT with --ca, --cert and --key, or --socket PATH"
+                        .to_owned(),
                 ));
             }
             None => Target::Tcp { addresses: self.server.clone(), tls: self.tls()? },

@@ -214,7 +214,13 @@ async fn pages(
     }
 }
 
-async fn list(client: &Client, prefix: String, limit: Option<usize>, values: bool, format: Format) -> Result<(), CliError> {
+async fn list(
+    client: &Client,
+    prefix: String,
+    limit: Option<usize>,
+    values: bool,
+    format: Format,
+) -> Result<(), CliError> {
     let mut records = Vec::new();
     let mut index = 0;
     let limit = limit.unwrap_or(usize::MAX);
@@ -230,7 +236,11 @@ async fn list(client: &Client, prefix: String, limit: Option<usize>, values: boo
             }
             records.push(entry);
         } else {
-            let shown = if values { format!("{}  {}\n", text(&record.key), text(&record.value)) } else { format!("{}\n", text(&record.key)) };
+            let shown = if values {
+                format!("{}  {}\n", text(&record.key), text(&record.value))
+            } else {
+                format!("{}\n", text(&record.key))
+            };
             records.push(Value::Null);
             print_text(&shown)?;
         }
@@ -274,10 +284,16 @@ async fn watch(client: &Client, prefix: String, after: Option<u64>, format: Form
                 }
             }
             Some(Message::Progress(progress)) if format == Format::Json => {
-                print_text(&format!("{}\n", json!({ "progress": progress.applied_index, "behind_ms": progress.behind_ms })))?;
+                print_text(&format!(
+                    "{}\n",
+                    json!({ "progress": progress.applied_index, "behind_ms": progress.behind_ms })
+                ))?;
             }
             Some(Message::Resync(resync)) => {
-                return Err(CliError::Conflict(format!("{}; list, then watch from index {}", resync.reason, resync.oldest_index)));
+                return Err(CliError::Conflict(format!(
+                    "{}; list, then watch from index {}",
+                    resync.reason, resync.oldest_index
+                )));
             }
             _ => {}
         }

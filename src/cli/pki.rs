@@ -82,8 +82,10 @@ pub fn run(command: Command, format: Format) -> Result<(), CliError> {
     let now = env.clock.unix_ms();
     match command {
         Command::Init { cluster, out, days, force } => {
-            let authority = CertificateAuthority::create(&cluster, Validity::days(days, now), &*env.rng).map_err(failed)?;
-            std::fs::create_dir_all(&out).map_err(|error| CliError::File { path: out.display().to_string(), problem: error.to_string() })?;
+            let authority =
+                CertificateAuthority::create(&cluster, Validity::days(days, now), &*env.rng).map_err(failed)?;
+            std::fs::create_dir_all(&out)
+                .map_err(|error| CliError::File { path: out.display().to_string(), problem: error.to_string() })?;
             let (certificate, key) = (out.join("ca.pem"), out.join("ca.key"));
             authority.write(&certificate, &key, force).map_err(failed)?;
             let report = json!({ "cluster": cluster.to_string(), "certificate": certificate.display().to_string(), "key": key.display().to_string(), "days": days });

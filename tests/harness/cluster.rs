@@ -34,7 +34,7 @@ pub const TEST: &str = "test";
 pub const NODE_MAX: Duration = Duration::from_secs(30);
 /// Longest a command of an operator may take.
 const COMMAND_MAX: Duration = Duration::from_secs(30);
-/// Longest a node may take to describe itself; one that is paused or cut off never does.
+/// Longest a node may take to describe itself; one that is paused never does.
 const STATUS_MAX: Duration = Duration::from_secs(3);
 /// Port of every node in a network of namespaces, where each has an address of its own.
 const PORT: u16 = 7_400;
@@ -308,34 +308,26 @@ impl Cluster {
     /// # Errors
     /// Its exit code and what it wrote to standard error.
     pub fn operate<'a>(&self, at: &str, args: impl IntoIterator<Item = &'a str>) -> Result<Json, Failed> {
-        self.operate_within(at, args, COMMAND_MAX)
-    }
-
-    fn operate_within<'a>(
-        &self,
-        at: &str,
-        args: impl IntoIterator<Item = &'a str>,
-        bound: Duration,
-    ) -> Result<Json, Failed> {
         let mut words = match &self.wiring {
             Wiring::Mesh(_) => Vec::new(),
             Wiring::Net(net) => net.prefix(TEST),
         };
         words.push(PathBuf::from(BINARY));
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).args(["-o", "json", "--server", &self.node(at).advertise.to_string()]);
         let Credentials { ca, cert, key } = &self.operator;
-        command.arg("--ca").arg(ca).arg("--cert").arg(cert).arg("--key").arg(key).args(args);
-        let out = run(&mut command, bound)?;
-        serde_json::from_str(&out).map_err(|error| Failed { code: Some(0), told: format!("{error} in {out:?}") })
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(args).args(["--server", &self.node(at).advertise.to_string(), "-o", "json"]);
+        command.arg("--ca").arg(ca).arg("--cert").arg(cert).arg("--key").arg(key);
+        json(&mut command, COMMAND_MAX)
     }
 
-    /// What a node says of the cluster.
+    /// What a node says of itself, asked on this machine: no network is in the way.
     ///
     /// # Errors
     /// As [`Cluster::operate`].
-    pub fn status(&self, at: &str) -> Result<Json, Failed> {
-        self.operate_within(at, ["cluster", "status"], STATUS_MAX)
+    pub fn status(&self, name: &str) -> Result<Json, Failed> {
+        let mut command = Command::new(BINARY);
+        command.args(["status", "-o", "json", "--socket"]).arg(&self.node(name).socket);
+        Ok(json(&mut command, STATUS_MAX)?["nodes"][0].take())
     }
 
     /// The leader of the highest term that any running voter knows of.
@@ -409,6 +401,11 @@ fn pairs<'a>(groups: &'a [&'a [&'a str]]) -> impl Iterator<Item = (&'a str, &'a 
 fn leader_in(status: &Json) -> Option<(u64, String)> {
     let leader = status["leader"].as_str().filter(|name| !name.is_empty())?;
     Some((status["term"].as_u64()?, leader.to_owned()))
+}
+
+fn json(command: &mut Command, bound: Duration) -> Result<Json, Failed> {
+    let out = run(command, bound)?;
+    serde_json::from_str(&out).map_err(|error| Failed { code: Some(0), told: format!("{error} in {out:?}") })
 }
 
 fn must(command: &mut Command) {

@@ -153,9 +153,7 @@ impl Client {
     }
 
     fn kv(channel: Channel) -> KvClient<Channel> {
-        KvClient::new(channel)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        KvClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Calls until an answer that stands, or the deadline.

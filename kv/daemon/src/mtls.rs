@@ -177,10 +177,14 @@ impl Tls {
     /// # Errors
     /// As [`Tls::load`].
     pub fn load_client(files: &TlsFiles, clock: Arc<dyn Clock>) -> Result<Arc<Self>, TlsError> {
-        let chain = certificates(&files.cert, &read(&files.cert)?, 1 + INTERMEDIATES_MAX, "one to four CERTIFICATE blocks")?;
+        let chain =
+            certificates(&files.cert, &read(&files.cert)?, 1 + INTERMEDIATES_MAX, "one to four CERTIFICATE blocks")?;
         let named = chain.first().map(verify::read_identity);
         let Some(Ok(identity)) = named else {
-            return Err(TlsError::Content { path: files.cert.clone(), expected: "a certificate with a spiffe:// name" });
+            return Err(TlsError::Content {
+                path: files.cert.clone(),
+                expected: "a certificate with a spiffe:// name",
+            });
         };
         Self::load(files, &identity.cluster, clock)
     }

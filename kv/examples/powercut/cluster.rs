@@ -94,7 +94,8 @@ impl Cluster {
         let addresses: Vec<String> = ports[..VOTERS].iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let mut nodes = Vec::new();
         for (n, port) in ports.iter().enumerate() {
-            let (role, name) = if n < VOTERS { ("voter", format!("voter{}", n + 1)) } else { ("replica", "replica".to_owned()) };
+            let (role, name) =
+                if n < VOTERS { ("voter", format!("voter{}", n + 1)) } else { ("replica", "replica".to_owned()) };
             let [ca, cert, key] = issue(role, &name)?.map(|path| path.display().to_string());
             let data = disk.join(&name);
             let mut text = format!("cluster = \"powercut\"\nlisten = \"127.0.0.1:{port}\"\ndata_dir = {data:?}\n");
@@ -120,8 +121,8 @@ impl Cluster {
         loop {
             let [ca, cert, key] = &self.credentials;
             let mut command = Command::new(&self.binary);
-            command.arg("--ca").arg(ca).arg("--cert").arg(cert).arg("--key").arg(key);
-            match must(command.args(["cluster", "init"]).args(&self.addresses)) {
+            command.args(["cluster", "init", "--ca"]).arg(ca).arg("--cert").arg(cert).arg("--key").arg(key);
+            match must(command.args(&self.addresses)) {
                 Ok(_) => return Ok(()),
                 Err(error) if begun.elapsed() > self.patience => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -222,7 +223,9 @@ impl Cluster {
         let answers = futures::future::join_all(asked).await;
         for (node, status) in self.nodes.iter_mut().zip(&answers) {
             // Before the core has said a word its term is not known.
-            let Some(status) = status.as_ref().filter(|status| node.role == "voter" && status.term > 0) else { continue };
+            let Some(status) = status.as_ref().filter(|status| node.role == "voter" && status.term > 0) else {
+                continue;
+            };
             if status.term < node.term {
                 return Err(problem(format!("{}: term {} after it was {}", node.name, status.term, node.term)));
             }
@@ -241,7 +244,8 @@ impl Cluster {
     pub async fn leader(&mut self) -> Step<Option<(usize, StatusResponse)>> {
         let statuses = self.statuses().await?;
         let leading = |(n, status): (usize, Option<StatusResponse>)| Some((n, status?));
-        let leading = statuses.into_iter().enumerate().filter_map(leading).filter(|(_, status)| status.role == "leader");
+        let leading =
+            statuses.into_iter().enumerate().filter_map(leading).filter(|(_, status)| status.role == "leader");
         Ok(leading.max_by_key(|(_, status)| status.term))
     }
 
@@ -284,7 +288,8 @@ impl Cluster {
                 return Ok(statuses[0].applied_index);
             }
             if begun.elapsed() > self.patience {
-                let at: Vec<_> = statuses.iter().map(|s| format!("{} {} {}", s.node, s.health, s.applied_index)).collect();
+                let at: Vec<_> =
+                    statuses.iter().map(|s| format!("{} {} {}", s.node, s.health, s.applied_index)).collect();
                 return Err(problem(format!("not equal within {:?}: {}", self.patience, at.join(", "))));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -10,12 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::disk::{Cut, Disk};
+use crate::disk::{Cut, Disk, must};
 use crate::{Rng, Step, problem};
 
 /// MiB of the control's disk.
 const DISK_MIB: u64 = 2048;
-/// Shortest time until the cut, and how much longer it may be.
+/// Time until everything is synced once, and how long it may then go on until the cut.
 const RUN_MS: (u64, u64) = (150, 600);
 
 /// What the control lost.
@@ -92,7 +92,10 @@ pub fn run(dir: &Path, cuts: u64, rng: &mut Rng, tell: &mut impl FnMut(String)) 
             let lines = BufReader::new(told).lines().map_while(Result::ok);
             lines.filter_map(|line| line.parse::<u64>().ok()).last().unwrap_or_default()
         });
-        thread::sleep(Duration::from_millis(RUN_MS.0 + rng.below(RUN_MS.1)));
+        // The database itself is on disk first: what is lost then is only what `flush()` left in the kernel.
+        thread::sleep(Duration::from_millis(RUN_MS.0));
+        must(Command::new("sync").arg("-f").arg(disk.folder()))?;
+        thread::sleep(Duration::from_millis(rng.below(RUN_MS.1)));
         disk.cut(Cut::Shutdown).or_else(|_| disk.cut(Cut::Copy))?;
         let _ = writer.kill();
         let _ = writer.wait();

@@ -37,6 +37,17 @@ impl Slot {
     }
 }
 
+impl std::fmt::Display for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Absent => f.write_str("nothing"),
+            Self::Value { hash, index } => {
+                write!(f, "{:02x}{:02x}{:02x}{:02x} of {index}", hash[0], hash[1], hash[2], hash[3])
+            }
+        }
+    }
+}
+
 /// A write without an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt {
@@ -57,6 +68,8 @@ pub struct Entry {
     pub acked: Slot,
     /// Index of the last acknowledged write, deletions too.
     pub acked_at: u64,
+    /// What was acknowledged when the power went.
+    pub before: Slot,
     /// A write after that, without an answer.
     pub attempt: Option<Attempt>,
     /// Written since the last [`Ledger::settle`].
@@ -82,6 +95,7 @@ impl Ledger {
             key: format!("{PREFIX}{writer}/{n:04}"),
             acked: Slot::Absent,
             acked_at: 0,
+            before: Slot::Absent,
             attempt: None,
             touched: false,
         };
@@ -97,17 +111,31 @@ impl Ledger {
         self.shares.iter().flatten().filter(|entry| entry.touched).map(|entry| entry.key.clone()).collect()
     }
 
-    /// Takes what linearizable reads of every touched key gave; gives what is wrong, one line each.
+    /// Sorts linearizable reads of touched keys: gives those older than what was acknowledged, one line each, and the
+    /// number of those after which a write without an answer came to be, which a dead client cannot complain of.
+    pub fn judge(&self, reads: &BTreeMap<String, Slot>) -> (Vec<String>, u64) {
+        let (mut stale, mut late) = (Vec::new(), 0);
+        for entry in self.shares.iter().flatten() {
+            let Some(read) = reads.get(&entry.key).filter(|read| **read != entry.acked) else { continue };
+            if *read == entry.before {
+                late += 1;
+                continue;
+            }
+            let (acked, at) = (entry.acked, entry.acked_at);
+            stale.push(format!("{}: acknowledged {acked} at {at}, a linearizable read gave {read}", entry.key));
+        }
+        (stale, late)
+    }
+
+    /// Takes what a node has of every touched key; gives what is lost, one line each.
     pub fn settle(&mut self, found: &BTreeMap<String, Slot>) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut whole: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
         for entry in self.entries_mut().filter(|entry| entry.touched) {
             let attempt = entry.attempt.take();
             entry.touched = false;
-            let Some(slot) = found.get(&entry.key).copied() else {
-                wrong.push(format!("{}: was not read", entry.key));
-                continue;
-            };
+            let slot = found.get(&entry.key).copied().unwrap_or(Slot::Absent);
+            entry.before = entry.acked;
             let came = attempt.filter(|attempt| {
                 let later = slot == Slot::Absent || slot.index() > entry.acked_at;
                 slot != entry.acked && later && attempt.slot.at(slot.index()) == slot
@@ -123,7 +151,7 @@ impl Ledger {
             }
             if slot != entry.acked && came.is_none() {
                 let (was, at) = (entry.acked, entry.acked_at);
-                wrong.push(format!("{}: acknowledged {was:?} at {at}, found {slot:?}", entry.key));
+                wrong.push(format!("{}: acknowledged {was} at {at}, found {slot}", entry.key));
             }
             (entry.acked, entry.acked_at) = (slot, entry.acked_at.max(slot.index()));
         }
@@ -141,7 +169,7 @@ impl Ledger {
         for entry in self.shares.iter().flatten() {
             let slot = found.remove(&entry.key).unwrap_or(Slot::Absent);
             if slot != entry.acked {
-                wrong.push(format!("{}: {:?}, but {node} has {slot:?}", entry.key, entry.acked));
+                wrong.push(format!("{}: {}, but {node} has {slot}", entry.key, entry.acked));
             }
         }
         wrong.extend(found.into_keys().map(|key| format!("{key}: never written, but {node} has it")));

@@ -185,7 +185,7 @@ impl Writer {
             let Some(attempt) = entry.attempt.take() else { continue };
             if must_fail || index <= entry.acked_at {
                 let (was, at) = (entry.acked, entry.acked_at);
-                self.wrong.push(format!("{}: written at {index} although it was {was:?} at {at}", entry.key));
+                self.wrong.push(format!("{}: written at {index} although it was {was} at {at}", entry.key));
             }
             (entry.acked, entry.acked_at) = (attempt.slot.at(index), index);
         }
@@ -199,8 +199,8 @@ impl Writer {
     fn unmet(&mut self, places: &[usize], index: u64, actual: u64, must_fail: bool) {
         let first = &self.share[places[0]];
         if !must_fail || actual != first.acked.index() {
-            let known = (first.acked, first.acked_at);
-            self.wrong.push(format!("{}: was {known:?}, at {index} its entry is {actual}", first.key));
+            let (was, at) = (first.acked, first.acked_at);
+            self.wrong.push(format!("{}: was {was} at {at}, at {index} its entry is {actual}", first.key));
         }
         self.forget(places);
     }

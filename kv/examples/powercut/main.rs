@@ -87,13 +87,15 @@ struct Sum {
     copies: u64,
     starts: u64,
     wrong: Vec<String>,
+    stale: usize,
+    late: u64,
     kinds: BTreeMap<Kind, u64>,
     stages: BTreeMap<&'static str, u64>,
 }
 
 impl Run {
     fn tell(&mut self, line: &str) {
-        println!("{line}");
+        println!("{}", line.chars().take(400).collect::<String>());
         let _ = writeln!(self.log, "{line}");
     }
 }
@@ -117,15 +119,22 @@ async fn cut_store(run: &mut Run, rng: &mut Rng) -> Step<Sum> {
         let begun = Instant::now();
         let next = kind(rng);
         let outcome = match rig.round(now).await {
-            Ok(round) => rig.restore(now, next).await.map(|wrong| (round, wrong)),
+            Ok(round) => rig.restore(now, next).await.map(|found| (round, found)),
             Err(error) => Err(error),
         };
         let took = begun.elapsed().as_millis();
         match outcome {
-            Ok((round, wrong)) => {
+            Ok((round, found)) => {
                 let line = format!(
-                    "cut {cut:4}: {:?} by {:?}, {} acknowledged, snapshot {}, then mounted with {}, {took} ms, {} wrong",
-                    round.kind, round.cut, round.acks, round.stage, round.options, wrong.len()
+                    "cut {cut:4}: {:?} by {:?}, {} acknowledged, snapshot {}, then mounted with {}, {took} ms, {} lost, {} stale, {} late",
+                    round.kind,
+                    round.cut,
+                    round.acks,
+                    round.stage,
+                    round.options,
+                    found.lost.len(),
+                    found.stale.len(),
+                    found.late
                 );
                 run.tell(&line);
                 sum.cuts += 1;
@@ -134,7 +143,10 @@ async fn cut_store(run: &mut Run, rng: &mut Rng) -> Step<Sum> {
                 sum.starts += u64::from(now == Kind::Start);
                 *sum.kinds.entry(round.kind).or_default() += 1;
                 *sum.stages.entry(round.stage).or_default() += 1;
-                sum.wrong = wrong;
+                found.stale.iter().for_each(|stale| run.tell(&format!("STALE: {stale}")));
+                sum.stale += found.stale.len();
+                sum.late += found.late;
+                sum.wrong = found.lost;
             }
             Err(error) => sum.wrong.push(format!("cut {cut} ({now:?}): {error}")),
         }
@@ -157,8 +169,8 @@ async fn cut_planted(run: &mut Run, library: &Path, rng: &mut Rng) -> Step<Optio
     for cut in 1..=PLANTED_CUTS_MAX {
         let round = rig.round(Kind::Plain).await?;
         let found = match rig.restore(Kind::Plain, Kind::Plain).await {
-            Ok(wrong) if wrong.is_empty() => None,
-            Ok(wrong) => Some(format!("{} keys lost what was acknowledged", wrong.len())),
+            Ok(found) if found.lost.is_empty() => None,
+            Ok(found) => Some(format!("{} times a node lacked what was acknowledged", found.lost.len())),
             Err(error) => Some(error.to_string().lines().next().unwrap_or_default().to_owned()),
         };
         let told = found.as_deref().unwrap_or("nothing lost");
@@ -190,13 +202,29 @@ async fn run(mut run: Run) -> Step<bool> {
     let few = sum.cuts < run.cuts || sum.acks < sum.cuts * rig::ACKS_MIN;
     let bound = 3.0 / sum.cuts.max(1) as f64 * 100.0;
     let (cuts, acks, wrong, seconds) = (sum.cuts, sum.acks, sum.wrong.len(), begun.elapsed().as_secs());
-    run.tell(&format!("cuts {cuts} of {} (and {} in a start), {} by copy; {acks} acknowledged writes, {wrong} wrong; {seconds} s", run.cuts, sum.starts, sum.copies));
+    run.tell(&format!(
+        "cuts {cuts} of {} (and {} in a start), {} by copy; {acks} acknowledged writes, {wrong} lost; {seconds} s",
+        run.cuts, sum.starts, sum.copies
+    ));
+    run.tell(&format!(
+        "linearizable reads right after a start: {} stale, {} before a write without an answer came to be",
+        sum.stale, sum.late
+    ));
     run.tell(&format!("kinds {:?}; snapshots at the cut {:?}", sum.kinds, sum.stages));
-    let control = format!("{} of {} acknowledged writes in {} cuts, {} times it did not open", control.lost, control.acked, control.cuts, control.closed);
+    let control = format!(
+        "{} of {} acknowledged writes in {} cuts, {} times it did not open",
+        control.lost, control.acked, control.cuts, control.closed
+    );
     run.tell(&format!("control, plain sled: lost {control}"));
-    run.tell(&format!("control, our voters without syncs: {}", planted.map_or("not run".to_owned(), |found| found.unwrap_or("LOST NOTHING".to_owned()))));
-    run.tell(&format!("seed {}; with 0 failures the chance that a cut loses something is under {bound:.2} % (95 %, 3/n)", run.seed));
-    let passed = wrong == 0 && !blind && !few;
+    run.tell(&format!(
+        "control, our voters without syncs: {}",
+        planted.map_or("not run".to_owned(), |found| found.unwrap_or("LOST NOTHING".to_owned()))
+    ));
+    run.tell(&format!(
+        "seed {}; with 0 failures the chance that a cut loses something is under {bound:.2} % (95 %, 3/n)",
+        run.seed
+    ));
+    let passed = wrong == 0 && sum.stale == 0 && !blind && !few;
     let verdict = match (passed, blind) {
         (true, _) => "PASSED",
         (false, true) => "FAILED: a control lost nothing, so this proves nothing",

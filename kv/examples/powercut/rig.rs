@@ -60,6 +60,16 @@ pub struct Round {
     pub options: &'static str,
 }
 
+/// What was found after a cut.
+pub struct Found {
+    /// Acknowledged writes that are gone, and nodes that differ.
+    pub lost: Vec<String>,
+    /// Linearizable reads, right after the start, that missed an acknowledged write.
+    pub stale: Vec<String>,
+    /// Such reads that missed a write without an answer, which then came to be.
+    pub late: u64,
+}
+
 /// The rig.
 pub struct Rig {
     /// The processes.
@@ -207,8 +217,8 @@ impl Rig {
         }
     }
 
-    /// Power on, and the comparison with all that was acknowledged; gives what is wrong.
-    pub async fn restore(&mut self, kind: Kind, next: Kind) -> Step<Vec<String>> {
+    /// Power on, and the comparison with all that was acknowledged.
+    pub async fn restore(&mut self, kind: Kind, next: Kind) -> Step<Found> {
         self.keep = if matches!(next, Kind::Purge | Kind::Snapshot) { "1MiB" } else { "16MiB" };
         if kind == Kind::Start {
             self.power_on()?;
@@ -224,14 +234,15 @@ impl Rig {
         }
         self.power_on()?;
         self.cluster.await_leader().await?;
-        let found = self.read_touched().await?;
-        let mut wrong = self.ledger.settle(&found);
+        let reads = self.read_touched().await?;
         let index = self.cluster.await_equal().await?;
-        for n in 0..self.cluster.nodes.len() {
+        let mut lost = self.ledger.settle(&self.cluster.scan(0, index).await?);
+        for n in 1..self.cluster.nodes.len() {
             let found = self.cluster.scan(n, index).await?;
-            wrong.extend(self.ledger.compare(&self.cluster.nodes[n].name, found));
+            lost.extend(self.ledger.compare(&self.cluster.nodes[n].name, found));
         }
-        Ok(wrong)
+        let (stale, late) = self.ledger.judge(&reads);
+        Ok(Found { lost, stale, late })
     }
 
     fn power_on(&mut self) -> Step<()> {

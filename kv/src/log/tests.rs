@@ -279,6 +279,20 @@ fn a_purge_never_goes_back() {
 }
 
 #[test]
+fn what_was_truncated_leaves_no_trace_in_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open_sized(dir.path(), options(), 1 << 20, 0).unwrap();
+    append(&log, 1..=300, 1);
+    // The new entries have other lengths, so each place that is still remembered would be a wrong one.
+    truncate(&log, 100);
+    append(&log, 101..=300, 2);
+    for index in 1..=300 {
+        let found = log.read(index, 1, 1).unwrap();
+        assert_eq!(found[0].payload, payload(index, if index > 100 { 2 } else { 1 }));
+    }
+}
+
+#[test]
 fn a_group_larger_than_a_file_goes_to_several() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());

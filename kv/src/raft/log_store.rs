@@ -48,13 +48,14 @@ impl LogStore {
     /// # Errors
     /// [`LogError`] when the vote is damaged: the node must be replaced.
     pub fn new(log: Log, milestones: Arc<Milestones>, installed: Arc<Mutex<LogPoint>>) -> Result<Self, LogError> {
-        let vote = match log.read_vote()? {
-            Some(bytes) => Some(
-                codec::decode::<Vote, VOTE_BYTES_MAX>("vote", VOTE_FORMAT, &bytes)
-                    .map_err(|_| LogError::Damaged { index: 0, segment: "vote".into(), offset: 0 })?,
-            ),
-            None => None,
-        };
+        let vote =
+            match log.read_vote()? {
+                Some(bytes) => Some(
+                    codec::decode::<Vote, VOTE_BYTES_MAX>("vote", VOTE_FORMAT, &bytes)
+                        .map_err(|_| LogError::Damaged { index: 0, segment: "vote".into(), offset: 0 })?,
+                ),
+                None => None,
+            };
         let purged = log.purged();
         let purged = Arc::new(Mutex::new(to_log_id(purged.index, purged.term)));
         Ok(Self { log, milestones, vote: Arc::new(Mutex::new(vote)), installed, purged, holes: false })

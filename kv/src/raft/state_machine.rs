@@ -53,8 +53,7 @@ pub fn stored_membership(point: &Point) -> io::Result<StoredMembership> {
     match &point.membership {
         None => Ok(StoredMembership::default()),
         Some((at, body)) => {
-            let membership =
-                membership(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            let membership = membership(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             Ok(StoredMembership::new(log_id(at), membership))
         }
     }
@@ -77,7 +76,15 @@ impl StateMachine {
     ) -> io::Result<Self> {
         let point = local.point();
         let current = if point.applied.index > 0 { Some(meta(&point)?) } else { None };
-        Ok(Self { local, log, milestones, current: Arc::new(Mutex::new(current)), installed, #[cfg(test)] holes: false })
+        Ok(Self {
+            local,
+            log,
+            milestones,
+            current: Arc::new(Mutex::new(current)),
+            installed,
+            #[cfg(test)]
+            holes: false,
+        })
     }
 
     /// Takes entries that are not in the log, as openraft's suite gives them.
@@ -193,7 +200,8 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, SnapshotData>>, io::Error> {
         let meta = self.current.lock().clone();
-        Ok(meta.map(|meta| SnapshotOf::<Types, SnapshotData> { meta, snapshot: SnapshotData::Here(self.local.clone()) }))
+        Ok(meta
+            .map(|meta| SnapshotOf::<Types, SnapshotData> { meta, snapshot: SnapshotData::Here(self.local.clone()) }))
     }
 }
 

@@ -165,8 +165,9 @@ impl Verifier {
         }
         // A node that catches up is given places below the newest that it has seen: they are old, not wrong, when the
         // chain over them goes on from its own head. A heartbeat must not be older.
-        if frame.entries.is_empty() {
-            self.not_older(&checkpoint)?;
+        match self.not_older(&checkpoint) {
+            Err(Disbelief::Old { .. }) if !frame.entries.is_empty() => {}
+            result => result?,
         }
         Ok((checkpoint, entries))
     }
@@ -179,8 +180,7 @@ impl Verifier {
         }
         let mut newest = self.newest.lock();
         let newer = newest.as_ref().is_none_or(|seen| {
-            seen.store_id != checkpoint.store_id
-                || (checkpoint.index, checkpoint.unix_ms) > (seen.index, seen.unix_ms)
+            seen.store_id != checkpoint.store_id || (checkpoint.index, checkpoint.unix_ms) > (seen.index, seen.unix_ms)
         });
         if newer {
             *newest = Some(checkpoint.clone());

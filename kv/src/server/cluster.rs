@@ -123,7 +123,10 @@ impl Cluster for ClusterService {
         // An init that was cut goes on with the store that it began.
         if let Some(ours) = self.node.assignment()? {
             if self.node.core().is_some_and(|core| core.local.point().store.is_some()) {
-                return Err(Status::already_exists(format!("this voter is node {} of store {}", ours.node_id, ours.store_id)));
+                return Err(Status::already_exists(format!(
+                    "this voter is node {} of store {}",
+                    ours.node_id, ours.store_id
+                )));
             }
             store_id = ours.store_id;
         }

@@ -76,6 +76,13 @@ impl KvService {
     }
 }
 
+fn check_prefix(prefix: &[u8]) -> Result<(), Status> {
+    if prefix.len() > KEY_BYTES_MAX {
+        return Err(Status::invalid_argument(format!("prefix: {} bytes, at most {KEY_BYTES_MAX}", prefix.len())));
+    }
+    Ok(())
+}
+
 /// A voter that was given no node id yet.
 pub fn unassigned() -> Status {
     Status::unavailable("this voter belongs to no cluster yet: `cinnabar cluster init` or `cluster add-voter`")
@@ -110,12 +117,9 @@ fn outcome_answer(outcome: Outcome) -> Result<proto::WriteResponse, Status> {
         Outcome::Written { index } | Outcome::Done { index } => {
             Ok(proto::WriteResponse { index, succeeded: true, ..Default::default() })
         }
-        Outcome::Unmet { index, condition, actual } => Ok(proto::WriteResponse {
-            index,
-            succeeded: false,
-            failed_condition: condition,
-            actual_mod_index: actual,
-        }),
+        Outcome::Unmet { index, condition, actual } => {
+            Ok(proto::WriteResponse { index, succeeded: false, failed_condition: condition, actual_mod_index: actual })
+        }
         Outcome::Refused { refusal, .. } => Err(match refusal {
             Refusal::AnsweredBefore => {
                 Status::already_exists("this sequence was answered before and its answer is forgotten")
@@ -169,9 +173,7 @@ impl Kv for KvService {
         let read = core.local.get(&request.key)?;
         let stamp = Some(self.stamp(&core.local, read.applied_index));
         let answer = match read.record {
-            Some(record) => {
-                proto::GetResponse { stamp, found: true, value: record.value, mod_index: record.mod_index }
-            }
+            Some(record) => proto::GetResponse { stamp, found: true, value: record.value, mod_index: record.mod_index },
             None => proto::GetResponse { stamp, ..Default::default() },
         };
         self.node.metrics.reads_grpc.increment(1);
@@ -182,9 +184,7 @@ impl Kv for KvService {
     async fn scan(&self, request: Request<proto::ScanRequest>) -> Result<Response<proto::ScanResponse>, Status> {
         let core = self.core()?;
         let request = request.into_inner();
-        if request.prefix.len() > KEY_BYTES_MAX {
-            return Err(Status::invalid_argument(format!("prefix: {} bytes, at most {KEY_BYTES_MAX}", request.prefix.len())));
-        }
+        check_prefix(&request.prefix)?;
         self.wait(&core.local, request.at_least, request.wait_ms).await?;
         core.local.check_serving()?;
         let state = core.local.state();
@@ -235,7 +235,8 @@ impl Kv for KvService {
         let core = self.core()?;
         let no_voter = || Status::failed_precondition("writes are taken by voters, this is a replica");
         let voter = core.voter.as_ref().ok_or_else(no_voter)?;
-        let write = Write::try_from(request.into_inner()).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let write =
+            Write::try_from(request.into_inner()).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if role == Some(Role::Operator)
             && let Some(op) = write.ops.iter().find(|op| !op.key().as_bytes().starts_with(OPERATOR_PREFIX))
         {
@@ -267,13 +268,24 @@ impl Kv for KvService {
     async fn watch(&self, request: Request<proto::WatchRequest>) -> Result<Response<WatchStream>, Status> {
         let core = self.core()?;
         let request = request.into_inner();
+        check_prefix(&request.prefix)?;
         core.local.check_serving()?;
         let busy = |_| Status::resource_exhausted(format!("{WATCHES_MAX} watches are open on this node"));
         let place = self.watches.clone().try_acquire_owned().map_err(busy)?;
         self.node.metrics.watchers.increment(1.0);
         let position = if request.from_now { core.local.applied_index() } else { request.after_index };
         let applied = core.local.changes().watch();
-        let state = Watching { node: self.node.clone(), core: core.clone(), prefix: request.prefix, position, applied, ready: Vec::new(), ended: false, first: true, _place: place };
+        let state = Watching {
+            node: self.node.clone(),
+            core: core.clone(),
+            prefix: request.prefix,
+            position,
+            applied,
+            ready: Vec::new(),
+            ended: false,
+            first: true,
+            _place: place,
+        };
         Ok(Response::new(Box::pin(futures::stream::unfold(state, |mut state| async move {
             let message = state.next().await?;
             Some((Ok(proto::WatchResponse { message: Some(message) }), state))
@@ -428,6 +440,7 @@ fn describe_voter(voter: &Arc<Voter>, status: &mut proto::StatusResponse) {
     let members = voter.members();
     status.node_id = voter.id();
     status.term = metrics.current_term;
+    status.committed_index = status.committed_index.max(voter.committed());
     let leader = voter.leader();
     status.leader = leader.as_ref().map(|(_, node)| node.name.clone()).unwrap_or_default();
     let leads = voter.leads();

@@ -1,17 +1,17 @@
 //! The Redis protocol, RESP2 and RESP3, for reading: whatever has a Redis client can read this node's copy.
 //!
-//! The road of a `GET`: `connection.rs` reads bytes, `parser.rs` finds the command in them, `session.rs` answers it from a
-//! [`Source`] through `reply.rs`, and `connection.rs` sends the answer. Nothing on it takes a lock or, once the
-//! buffers are warm, memory. `greeting.rs` and `info.rs` answer what client libraries ask before; `cursors.rs` and
-//! `glob.rs` serve `SCAN`; `limits.rs` names every bound.
+//! The road of a `GET`: `connection.rs` reads bytes, `parser.rs` finds the command in them, `session.rs` answers it
+//! from a [`Source`] through `reply.rs`, and `connection.rs` sends the answer. Nothing here takes a lock on that road
+//! or, once the buffers are warm, memory. `greeting.rs` and `info.rs` answer what client libraries ask before;
+//! `cursors.rs` and `glob.rs` serve `SCAN`; `limits.rs` names every bound.
 //!
 //! Law: nothing is written through it; what a client sends costs bounded memory and work. Who may connect is the file
 //! system's to say: the socket's permissions are the only gate, and every password of the user `default` is right.
 //! Reads are counted one by one; one of 16 is timed, since looking at a clock twice costs about as much as a read.
 //!
-//! What differs from Redis: `MGET` reads each key at its own index; `SCAN` gives keys in their order, each once; a key of
-//! no bytes, or more than 512, is an error; `CINNABAR.GET key [ATLEAST index]` also tells the index of the record's last
-//! write and the one at which it was read, and waits up to a second for an index.
+//! What differs from Redis: `MGET` reads each key at its own index; `SCAN` gives keys in their order, each once; a key
+//! of no bytes, or more than 512, is an error; `CINNABAR.GET key [ATLEAST index]` also tells the index of the record's
+//! last write and the one at which it was read, and waits up to a second for an index.
 
 mod commands;
 mod connection;

@@ -7,11 +7,17 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{Batch, Engine, StoreError};
 use crate::log::{create_dir, sync_dir};
+
+/// Times that a locked database is tried.
+const LOCK_TRIES_MAX: u32 = 100;
+/// Time between two tries.
+const LOCK_WAIT: Duration = Duration::from_millis(10);
 
 /// A sled database and the descriptor through which it is synced.
 #[derive(Debug)]
@@ -29,7 +35,7 @@ impl SledEngine {
     /// sled's, or the system's.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         create_dir(dir)?;
-        let db = sled::Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(None).open()?;
+        let db = open_locked(&sled::Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(None))?;
         db.flush()?;
         for name in ["db", "conf"] {
             File::open(dir.join(name))?.sync_all()?;
@@ -43,6 +49,21 @@ impl SledEngine {
             Ok(entries) => Ok(entries.count()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Opens a database; waits a moment for its lock, which sled's own threads may hold for a while after the last handle
+/// of this process is gone.
+fn open_locked(config: &sled::Config) -> Result<sled::Db, sled::Error> {
+    let mut tries = LOCK_TRIES_MAX;
+    loop {
+        tries -= 1;
+        match config.open() {
+            Err(sled::Error::Io(error)) if tries > 0 && error.to_string().contains("could not acquire lock") => {
+                std::thread::sleep(LOCK_WAIT);
+            }
+            opened => return opened,
         }
     }
 }

@@ -106,6 +106,15 @@ fn an_engine_in_a_nested_folder_is_there_after_a_reopen() {
     assert_eq!(all(&sled(&nested)).len(), 1);
 }
 
+#[test]
+fn a_folder_that_is_open_is_not_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = sled(dir.path());
+    assert!(matches!(SledEngine::open(dir.path(), 1 << 20), Err(StoreError::Engine(_))));
+    drop(engine);
+    sled(dir.path());
+}
+
 /// Numbers that look random and are the same in every run.
 fn scrambled(n: u64) -> [u8; 32] {
     *blake3::hash(&n.to_le_bytes()).as_bytes()

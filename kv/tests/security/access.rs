@@ -12,8 +12,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use crate::fixture::{Counted, Keeps, Pki, TestNode, TestReplica, cluster, put, voter, write};
-use crate::outsider::{self, call, is_admitted, is_refused, is_transport};
 use crate::forge::issue_foreign;
+use crate::outsider::{self, call, is_admitted, is_refused, is_transport};
 
 /// Every path of every service, as the schemas say.
 fn described() -> BTreeSet<String> {

@@ -21,11 +21,11 @@ use cinnabar_kv::replica::{Parts, Replica, TailEnd};
 use cinnabar_kv::server;
 use cinnabar_kv::snapshot_files::SnapshotFiles;
 use cinnabar_kv::state::Point;
+use cinnabar_kv_api::limits::MESSAGE_BYTES_MAX;
 use cinnabar_kv_api::proto::cluster_client::ClusterClient;
 use cinnabar_kv_api::proto::kv_client::KvClient;
 use cinnabar_kv_api::proto::replication_client::ReplicationClient;
 use cinnabar_kv_api::proto::{InitRequest, TailRequest};
-use cinnabar_kv_api::limits::MESSAGE_BYTES_MAX;
 use cinnabar_kv_api::{Client, ClientConfig, Frame, Key, Op, SignedCheckpoint, StoreId, Target, WriteOutcome};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tempfile::TempDir;
@@ -233,7 +233,8 @@ pub async fn cluster(pki: &Pki, names: &[&str]) -> Vec<TestNode> {
     let mut operator = ClusterClient::new(pki.channel(Role::Operator, &nodes[0].address));
     soon("the cluster", operator.init(InitRequest { addresses })).await.unwrap();
     for node in &nodes {
-        until("the store has its name", || node.node.core().is_some_and(|core| core.local.point().store.is_some())).await;
+        until("the store has its name", || node.node.core().is_some_and(|core| core.local.point().store.is_some()))
+            .await;
     }
     nodes
 }
@@ -344,10 +345,18 @@ pub struct Traces {
 
 impl TestReplica {
     pub fn open(pki: &Pki, name: &str, dir: &Path, keeps: Keeps, upstreams: &[&str], follow: Option<StoreId>) -> Self {
-        Self::try_open(pki, name, dir, keeps, upstreams, follow).unwrap()
+        // A store that was just closed lets go of its folder when its last thread has ended.
+        for _ in 0..500 {
+            match Self::try_open(pki, name, dir, keeps, upstreams, follow) {
+                Ok(replica) => return replica,
+                Err(error) if error.to_string().contains("lock") => std::thread::sleep(Duration::from_millis(10)),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("the folder stays locked");
     }
 
-    pub fn try_open(
+    fn try_open(
         pki: &Pki,
         name: &str,
         dir: &Path,

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cinnabar_daemon::Role;
 use cinnabar_daemon::mtls::CONTEXT;
+use cinnabar_kv::limits::SNAPSHOT_HEADER_BYTES_MAX;
 use cinnabar_kv::log::{LogEntry, LogPoint};
-use cinnabar_kv_api::{Checkpoint, Entry, Frame, SignedCheckpoint, StateHash, StoreId};
+use cinnabar_kv::snapshot::Header;
+use cinnabar_kv_api::proto::SnapshotChunk;
+use cinnabar_kv_api::{Checkpoint, Entry, Frame, SignedCheckpoint, StateHash, StoreId, codec};
 use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use rcgen::{KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
 use rustls::SignatureScheme;
@@ -195,13 +198,33 @@ impl Forger {
         vec![
             flip("a byte of a payload", altered.clone(), CHAIN),
             flip("a byte of a payload, heads recomputed, the old signature", with(unsigned), SIGNATURE),
-            flip("a byte of a payload, heads recomputed, the relay's own signature", with(self.relay.sign_body(body)), SIGNATURE),
+            flip(
+                "a byte of a payload, heads recomputed, the relay's own signature",
+                with(self.relay.sign_body(body)),
+                SIGNATURE,
+            ),
             flip("an entry's term", term, CHAIN),
             flip("the frame's place", place, CHAIN),
-            flip("a bit of the checkpoint", on_genuine(SignedCheckpoint { body: flipped(&signed.body, n), ..signed.clone() }), UNREADABLE),
-            flip("a bit of the signature", on_genuine(SignedCheckpoint { signature: flipped(&signed.signature, n), ..signed.clone() }), SIGNATURE),
-            flip("a bit of the certificate", on_genuine(SignedCheckpoint { certificate: flipped(&signed.certificate, n), ..signed.clone() }), SIGNATURE),
-            flip("the signature's scheme", on_genuine(SignedCheckpoint { scheme: signed.scheme ^ 0x0100, ..signed.clone() }), SIGNATURE),
+            flip(
+                "a bit of the checkpoint",
+                on_genuine(SignedCheckpoint { body: flipped(&signed.body, n), ..signed.clone() }),
+                UNREADABLE,
+            ),
+            flip(
+                "a bit of the signature",
+                on_genuine(SignedCheckpoint { signature: flipped(&signed.signature, n), ..signed.clone() }),
+                SIGNATURE,
+            ),
+            flip(
+                "a bit of the certificate",
+                on_genuine(SignedCheckpoint { certificate: flipped(&signed.certificate, n), ..signed.clone() }),
+                SIGNATURE,
+            ),
+            flip(
+                "the signature's scheme",
+                on_genuine(SignedCheckpoint { scheme: signed.scheme ^ 0x0100, ..signed.clone() }),
+                SIGNATURE,
+            ),
         ]
     }
 
@@ -223,13 +246,15 @@ impl Forger {
             fork("a time that is not yet, signed by a voter", self.voter.sign(&ahead), SIGNATURE),
             fork("another history's checkpoint, signed by a voter", self.voter.sign(&other), CHAIN),
         ];
-        let own = SignedCheckpoint { certificate: self.voter.sign(&now).certificate, ..seen.genuine.checkpoint.clone() };
+        let own =
+            SignedCheckpoint { certificate: self.voter.sign(&now).certificate, ..seen.genuine.checkpoint.clone() };
         attacks.push(fork("another voter's certificate", own, SIGNATURE));
         // Two voters that swear differently about the entry where the victim is.
         if let Some(last) = seen.older.last() {
             let last = last.checkpoint.decode_body().unwrap();
             let other = Checkpoint { state_hash: StateHash([7; 32]), ..last };
-            let heartbeat = Frame { after_index: other.index, entries: Vec::new(), checkpoint: self.voter.sign(&other) };
+            let heartbeat =
+                Frame { after_index: other.index, entries: Vec::new(), checkpoint: self.voter.sign(&other) };
             attacks.push(attack(Kind::Fork, "another state at the newest entry, signed by a voter", &heartbeat, CHAIN));
         }
         for (what, signer) in &self.strangers {
@@ -326,9 +351,7 @@ fn replays(seen: &Seen<'_>) -> Vec<Attack> {
 fn truncations(seen: &Seen<'_>, n: usize) -> Vec<Attack> {
     let genuine = seen.genuine;
     let bytes = genuine.encode();
-    let cut = |what, entries: &[Entry]| {
-        attack(Kind::Truncate, what, &with_entries(genuine, entries.to_vec()), CHAIN)
-    };
+    let cut = |what, entries: &[Entry]| attack(Kind::Truncate, what, &with_entries(genuine, entries.to_vec()), CHAIN);
     let raw = |what, bytes| Attack { kind: Kind::Truncate, what, bytes, reasons: MALFORMED };
     let ahead = Frame { after_index: genuine.last_index(), ..with_entries(genuine, Vec::new()) };
     vec![
@@ -357,3 +380,80 @@ pub fn other_history(genuine: &[Frame], key: &str) -> Vec<LogEntry> {
 
 /// Shares a forger among the connections of a hostile relay.
 pub type SharedForger = Arc<Forger>;
+
+/// A snapshot file in pieces, to be put together otherwise. Layout: `snapshot.rs`.
+#[derive(Debug, Clone)]
+pub struct SnapshotFile {
+    pub header: Header,
+    /// Space, key, mod index, value: sessions, then records, each by key.
+    pub records: Vec<(u8, Bytes, u64, Bytes)>,
+}
+
+/// Bytes of a snapshot file before its header, and of a record before its key.
+const START_BYTES: usize = 13;
+const RECORD_START_BYTES: usize = 15;
+
+impl SnapshotFile {
+    pub fn read(file: &Bytes) -> Self {
+        let length = u32::from_le_bytes(file[9..START_BYTES].try_into().unwrap()) as usize;
+        let mut rest = file.slice(START_BYTES..);
+        let header = codec::decode::<Header, SNAPSHOT_HEADER_BYTES_MAX>("header", file[8], &rest.split_to(length));
+        let mut records = Vec::new();
+        while rest[0] != 0xff {
+            let start = rest.split_to(RECORD_START_BYTES);
+            let key = rest.split_to(u16::from_le_bytes(start[1..3].try_into().unwrap()).into());
+            let mod_index = u64::from_le_bytes(start[3..11].try_into().unwrap());
+            let value = rest.split_to(u32::from_le_bytes(start[11..].try_into().unwrap()) as usize);
+            records.push((start[0], key, mod_index, value));
+        }
+        Self { header: header.unwrap(), records }
+    }
+
+    /// With its own hash recomputed.
+    pub fn write(&self) -> Bytes {
+        let header = codec::encode(1, &self.header);
+        let mut out = b"CINNASNP\x01".to_vec();
+        out.extend_from_slice(&u32::try_from(header.len()).unwrap().to_le_bytes());
+        out.extend_from_slice(&header);
+        for (space, key, mod_index, value) in &self.records {
+            out.push(*space);
+            out.extend_from_slice(&u16::try_from(key.len()).unwrap().to_le_bytes());
+            out.extend_from_slice(&mod_index.to_le_bytes());
+            out.extend_from_slice(&u32::try_from(value.len()).unwrap().to_le_bytes());
+            out.extend_from_slice(key);
+            out.extend_from_slice(value);
+        }
+        out.push(0xff);
+        sealed(out)
+    }
+
+    /// Counts in the header what is there.
+    pub fn recount(&mut self) {
+        let records = self.records.iter().filter(|record| record.0 == b'k');
+        self.header.record_bytes = records.clone().map(|(_, key, _, value)| (key.len() + value.len()) as u64).sum();
+        self.header.records = records.count() as u64;
+        self.header.sessions = self.records.len() as u64 - self.header.records;
+    }
+}
+
+/// Puts a file's hash behind it.
+pub fn sealed(mut file: Vec<u8>) -> Bytes {
+    let hash = blake3::hash(&file);
+    file.extend_from_slice(hash.as_bytes());
+    file.into()
+}
+
+/// The chunks of a file, as an honest node sends them but for their size.
+pub fn chunks(index: u64, file: &Bytes, size: usize) -> Vec<SnapshotChunk> {
+    let mut hasher = blake3::Hasher::new();
+    let mut offset = 0;
+    let chunk = |data: &[u8]| {
+        hasher.update(data);
+        let running_hash = Bytes::copy_from_slice(hasher.finalize().as_bytes());
+        let data = Bytes::copy_from_slice(data);
+        let chunk = SnapshotChunk { index, offset, total_bytes: file.len() as u64, running_hash, data };
+        offset += chunk.data.len() as u64;
+        chunk
+    };
+    file.chunks(size).map(chunk).collect()
+}

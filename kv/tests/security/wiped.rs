@@ -90,8 +90,7 @@ async fn a_voter_answers_only_calls_that_name_its_id_and_its_store() {
 async fn assign(pki: &Pki, address: &str, cluster: &str, store_id: StoreId, node_id: u64) -> Result<String, Status> {
     let mut client = ClusterClient::new(pki.channel(Role::Voter, address));
     let store_id = Bytes::copy_from_slice(&store_id.0);
-    let request =
-        AssignRequest { cluster: cluster.to_owned(), store_id, node_id, address: address.to_owned() };
+    let request = AssignRequest { cluster: cluster.to_owned(), store_id, node_id, address: address.to_owned() };
     Ok(soon("an answer", client.assign(request)).await?.into_inner().name)
 }
 

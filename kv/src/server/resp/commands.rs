@@ -77,16 +77,17 @@ pub const COMMANDS: &[Spec] = &[
 /// Commands of Redis that change something.
 #[rustfmt::skip]
 pub const WRITES: &[&str] = &[
-    "append", "bitfield", "bitop", "blmove", "blmpop", "blpop", "brpop", "brpoplpush", "bzmpop", "bzpopmax", "bzpopmin",
-    "copy", "decr", "decrby", "del", "expire", "expireat", "flushall", "flushdb", "function", "geoadd",
-    "geosearchstore", "getdel", "getex", "getset", "hdel", "hexpire", "hexpireat", "hincrby", "hincrbyfloat", "hmset",
-    "hpersist", "hpexpire", "hpexpireat", "hset", "hsetnx", "incr", "incrby", "incrbyfloat", "linsert", "lmove", "lmpop",
-    "lpop", "lpush", "lpushx", "lrem", "lset", "ltrim", "migrate", "move", "mset", "msetnx", "persist", "pexpire",
-    "pexpireat", "pfadd", "pfmerge", "psetex", "publish", "rename", "renamenx", "restore", "rpop", "rpoplpush", "rpush",
-    "rpushx", "sadd", "sdiffstore", "set", "setbit", "setex", "setnx", "setrange", "sinterstore", "smove", "spop",
-    "spublish", "srem", "sunionstore", "swapdb", "unlink", "xack", "xadd", "xautoclaim", "xclaim", "xdel", "xgroup",
-    "xreadgroup", "xsetid", "xtrim", "zadd", "zdiffstore", "zincrby", "zinterstore", "zmpop", "zpopmax", "zpopmin",
-    "zrangestore", "zrem", "zremrangebylex", "zremrangebyrank", "zremrangebyscore", "zunionstore",
+    "append", "bitfield", "bitop", "blmove", "blmpop", "blpop", "brpop", "brpoplpush", "bzmpop", "bzpopmax",
+    "bzpopmin", "copy", "decr", "decrby", "del", "expire", "expireat", "flushall", "flushdb", "function", "geoadd",
+    "geosearchstore", "getdel", "getex", "getset", "hdel", "hexpire", "hexpireat", "hincrby", "hincrbyfloat",
+    "hmset", "hpersist", "hpexpire", "hpexpireat", "hset", "hsetnx", "incr", "incrby", "incrbyfloat", "linsert",
+    "lmove", "lmpop", "lpop", "lpush", "lpushx", "lrem", "lset", "ltrim", "migrate", "move", "mset", "msetnx",
+    "persist", "pexpire", "pexpireat", "pfadd", "pfmerge", "psetex", "publish", "rename", "renamenx", "restore",
+    "rpop", "rpoplpush", "rpush", "rpushx", "sadd", "sdiffstore", "set", "setbit", "setex", "setnx", "setrange",
+    "sinterstore", "smove", "spop", "spublish", "srem", "sunionstore", "swapdb", "unlink", "xack", "xadd",
+    "xautoclaim", "xclaim", "xdel", "xgroup", "xreadgroup", "xsetid", "xtrim", "zadd", "zdiffstore", "zincrby",
+    "zinterstore", "zmpop", "zpopmax", "zpopmin", "zrangestore", "zrem", "zremrangebylex", "zremrangebyrank",
+    "zremrangebyscore", "zunionstore",
 ];
 
 /// Commands that clients send although they need not, and what to do instead.

@@ -1,7 +1,7 @@
 //! One client: reads what came, answers all of it, sends the answers together.
 //!
-//! The road: [`Connection::run`] reads into one buffer, [`Connection::answer`] has each whole command in it answered into
-//! another, and one write sends them. A client that asks one thing at a time costs one read and one write for each.
+//! The road: [`Connection::run`] reads into one buffer, [`Connection::answer`] has each whole command in it answered
+//! into another, and one write sends them. Asking one thing at a time costs one read and one write for each.
 //! Law: no more than a command's bound is held for reading; beyond [`OUTPUT_BYTES_MAX`] of answers that a client
 //! does not take, nothing more is read from it; after [`STALL_MS_MAX`] of that it is cut.
 

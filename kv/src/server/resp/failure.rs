@@ -58,9 +58,7 @@ pub enum Failure {
     #[error("WRONGPASS invalid username-password pair or user is disabled.")]
     User,
     /// There are no passwords.
-    #[error(
-        "ERR AUTH <password> called without any password configured for the default user. Access is by the socket's file permissions"
-    )]
+    #[error("ERR AUTH <password> called, but there are no passwords: access is by the socket's file permissions")]
     Password,
     /// There is no state to serve now; there will be.
     #[error("LOADING {0}")]

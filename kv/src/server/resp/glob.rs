@@ -1,8 +1,8 @@
 //! Patterns as Redis matches them: `*`, `?`, `[abc]`, `[^a-z]`, and `\` before a byte that stands for itself.
 //!
 //! A star is tried again from the place after the last one only, so a match costs at most the product of both lengths,
-//! where Redis's own recursion is exponential in the stars. Source: `stringmatchlen` of Redis's `util.c`; a class that is
-//! not closed ends with the pattern, a `\` at the end stands for itself.
+//! where Redis's own recursion is exponential in the stars. Source: `stringmatchlen` of Redis's `util.c`; a class that
+//! is not closed ends with the pattern, a `\` at the end stands for itself.
 
 use bytes::Bytes;
 

@@ -5,9 +5,9 @@
 //! Law: no length that a peer names makes memory be taken; it is compared with a bound first.
 //!
 //! Why not the crate redis-protocol 6: it decodes any frame, where a request is only one kind. Its decoder calls itself
-//! for every nested array, so 20 KiB of `*1\r\n` overflow a worker's stack and end the process; it starts from the first
-//! byte at every call, so 40 KiB of arguments that come byte by byte took it 1.4 s, and this one 0.2 ms; it waits for
-//! `$9999999999` to arrive, having no bounds on lengths and counts; and it reads no inline commands.
+//! for every nested array, so 20 KiB of `*1\r\n` overflow a worker's stack and end the process; it starts from the
+//! first byte at every call, so 40 KiB of arguments that come byte by byte took it 1.4 s, and this one 0.2 ms; it waits
+//! for `$9999999999` to arrive, having no bounds on lengths and counts; and it reads no inline commands.
 //!
 //! Source: <https://redis.io/docs/latest/develop/reference/protocol-spec>, "Sending commands to a Redis server".
 

@@ -1,6 +1,6 @@
 //! Answers as bytes, in RESP2 or RESP3, gathered until the connection sends them.
 //!
-//! Law: an error line holds no control characters, whatever a client wrote: nobody can forge a second answer through it.
+//! Law: an error line holds no control characters, whatever a client wrote: nobody can forge an answer through it.
 //! Source: <https://redis.io/docs/latest/develop/reference/protocol-spec>.
 
 use std::fmt;

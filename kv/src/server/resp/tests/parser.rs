@@ -140,7 +140,10 @@ proptest! {
     }
 
     #[test]
-    fn what_a_client_encodes_comes_back(commands in vec(vec(vec(any::<u8>(), 0..40), 1..6), 0..6), cut in any::<prop::sample::Index>()) {
+    fn what_a_client_encodes_comes_back(
+            commands in vec(vec(vec(any::<u8>(), 0..40), 1..6), 0..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
         let bytes: Vec<u8> =
             commands.iter().flat_map(|args| encode(&args.iter().map(|arg| &arg[..]).collect::<Vec<_>>())).collect();
         prop_assert_eq!(whole(&bytes), (commands.clone(), None));
