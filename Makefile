@@ -9,7 +9,11 @@ CARGO ?= cargo
 SECS ?= 60
 TARGET ?= policy public_key system_secret_key attribute_key ciphertext wrapped_key
 
-.PHONY: help setup demo test test-planted constant-time e2e verify fmt-check lint docs deny tidy fix bench bench-kv fuzz advisories
+# Power cuts that `make powercut` makes; SEED repeats a run.
+CUTS ?= 200
+SEED ?=
+
+.PHONY: help setup demo test test-planted constant-time e2e verify fmt-check lint docs deny tidy fix bench bench-kv fuzz powercut advisories
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -70,3 +74,6 @@ bench-kv: ## the store beside its peers; make bench-kv ARGS="--quick --parts put
 
 fuzz: setup ## fuzz every decoder: make fuzz SECS=30 TARGET="policy ciphertext"
 	@scripts/fuzz $(SECS) $(TARGET)
+
+powercut: ## cut the power of a whole store, again and again: make powercut CUTS=200 (needs root)
+	@scripts/powercut $(CUTS) $(SEED)

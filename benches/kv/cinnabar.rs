@@ -29,8 +29,6 @@ pub struct Cluster {
 
 /// One process of it.
 pub struct Node {
-    /// Its name in the cluster.
-    pub name: String,
     /// Where its gRPC is.
     pub address: String,
     /// The process.
@@ -116,6 +114,6 @@ impl Node {
         writeln!(conf, "cert = \"{}\"\nkey = \"{}\"", at(".pem"), at(".key"))?;
         fs::write(at(".toml"), conf)?;
         let process = Child::start(Path::new(BINARY), &[role, "--config", &at(".toml")], at(".log").into())?;
-        Ok(Self { name: name.to_owned(), address, process })
+        Ok(Self { address, process })
     }
 }

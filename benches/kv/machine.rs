@@ -1,4 +1,4 @@
-//! What the kernel knows: which processor this is, whose time is whose, who holds how much memory.
+//! What the kernel knows: which processor this is, and whose processor time is whose.
 
 use std::fs;
 use std::process::Command;
@@ -46,13 +46,6 @@ pub fn machine_seconds() -> f64 {
     // user, nice, system, idle, iowait, irq, softirq: all but the two idle ones.
     fields.iter().take(7).enumerate().filter(|(n, _)| *n != 3 && *n != 4).map(|(_, ticks)| ticks).sum::<f64>()
         / TICKS_PER_SECOND
-}
-
-/// Bytes of memory that a process holds now.
-pub fn resident_bytes(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 /// Processor time of servers, of this process and of everybody else, between two moments.

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::cinnabar::Cluster;
 use crate::etcd::{self, Etcd};
-use crate::load::{Load, closed_loop, quantile_us, random_key, value};
+use crate::load::{Load, closed_loop, random_key, value};
 use crate::machine::{Usage, Used, cpus};
 use crate::report::{median_of, number};
 use crate::{Fallible, Plan};
@@ -105,22 +105,22 @@ async fn measure(plan: &Plan, system: &System, clients: usize, bytes: usize, tur
 fn row(system: &str, clients: usize, bytes: usize, load: &Load, used: &Used) -> Value {
     let per_op = |seconds: f64| (seconds * 1e6 / load.operations().max(1) as f64 * 10.0).round() / 10.0;
     let followers: f64 = used.servers.iter().skip(1).sum();
-    json!({
-        "system": system,
-        "clients": clients,
-        "value_bytes": bytes,
-        "per_second": load.per_second().round(),
-        "p50_us": quantile_us(&load.times, 0.5).round(),
-        "p99_us": quantile_us(&load.times, 0.99).round(),
-        "p999_us": quantile_us(&load.times, 0.999).round(),
-        "cpu_us_per_op": per_op(used.servers.iter().sum()),
-        "leader_cpu_us_per_op": per_op(used.servers[0]),
-        "follower_cpu_us_per_op": per_op(followers / (used.servers.len() - 1).max(1) as f64),
-        "client_cpu_us_per_op": per_op(used.own),
-        "others_share": (used.others / load.seconds / cpus() as f64 * 100.0).round() / 100.0,
-        "errors": load.errors,
-        "first_error": load.problem,
-    })
+    let mut row = json!({ "system": system, "clients": clients, "value_bytes": bytes });
+    let measured = [
+        load.report(),
+        json!({
+            "cpu_us_per_op": per_op(used.servers.iter().sum()),
+            "leader_cpu_us_per_op": per_op(used.servers[0]),
+            "follower_cpu_us_per_op": per_op(followers / (used.servers.len() - 1).max(1) as f64),
+            "client_cpu_us_per_op": per_op(used.own),
+            "others_share": (used.others / load.seconds / cpus() as f64 * 100.0).round() / 100.0,
+            "first_error": load.problem,
+        }),
+    ];
+    for (name, value) in measured.iter().filter_map(Value::as_object).flatten() {
+        row[name] = value.clone();
+    }
+    row
 }
 
 fn leader_first(mut pids: Vec<u32>, leader: usize) -> Vec<u32> {

@@ -38,6 +38,9 @@ const PURGED_FILE: &str = "purged";
 const VOTE_FILE: &str = "vote";
 /// Locked while the log is open.
 const LOCK_FILE: &str = "lock";
+/// Times that a held lock is tried again, and the pause between.
+const LOCK_TRIES: usize = 20;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(25);
 /// Bytes of a vote file.
 const VOTE_BYTES_MAX: usize = 1024;
 
@@ -187,6 +190,14 @@ fn lock(dir: &Path) -> Result<File, LogError> {
     let path = dir.join(LOCK_FILE);
     let open = || {
         let file = File::options().write(true).create(true).truncate(false).open(&path)?;
+        // A child that this process is just starting holds a copy of the descriptor for a moment.
+        for _ in 0..LOCK_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                Err(fs::TryLockError::Error(error)) => return Err(error),
+            }
+        }
         file.try_lock()?;
         Ok(file)
     };
@@ -404,9 +415,8 @@ impl Log {
     /// Replaces the vote; `done` is told once it is on disk.
     pub fn save_vote(&self, vote: &[u8], done: Done) {
         assert!(vote.len() < VOTE_BYTES_MAX, "a vote is a few numbers");
-        let mut bytes = vote.to_vec();
-        bytes.extend_from_slice(&crc32c::crc32c(vote).to_le_bytes());
-        self.send(Job::Put(VOTE_FILE, bytes, done));
+        let (name, bytes) = vote_file(vote);
+        self.send(Job::Put(name, bytes, done));
     }
 
     /// Reads the vote from disk.
@@ -525,4 +535,11 @@ impl Found {
 /// The bytes of a [`PURGED_FILE`], for those who build a log's folder beside the log.
 pub fn purged_file(point: &LogPoint) -> (&'static str, Vec<u8>) {
     (PURGED_FILE, segment_header(point))
+}
+
+/// Name and bytes of a vote's file, for those who build a log's folder beside the log.
+pub fn vote_file(vote: &[u8]) -> (&'static str, Vec<u8>) {
+    let mut bytes = vote.to_vec();
+    bytes.extend_from_slice(&crc32c::crc32c(vote).to_le_bytes());
+    (VOTE_FILE, bytes)
 }

@@ -3,8 +3,11 @@
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-/// Every metric of the store: name, labels with their values, and what it says.
-pub const METRICS: &[(&str, &[(&str, &[&str])], &str)] = &[
+/// A metric: its name, its label with all of its values, if it has one, and what it says.
+pub type Described = (&'static str, &'static [(&'static str, &'static [&'static str])], &'static str);
+
+/// Every metric of the store.
+pub const METRICS: &[Described] = &[
     ("cinnabar_raft_is_leader", &[], "1 while this voter leads"),
     ("cinnabar_raft_has_leader", &[], "1 while this voter knows a leader"),
     ("cinnabar_raft_leader_changes_total", &[], "Leaders seen since the start"),

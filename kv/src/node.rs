@@ -279,9 +279,8 @@ impl Node {
     pub async fn start_voter(self: &Arc<Self>, assignment: &Assignment) -> Result<(), NodeError> {
         let folder = |error| NodeError::Folder { path: self.data_dir.clone(), error };
         let local = Local::open(self.local_options())?;
-        let durable = local.applied_index();
         let log_dir = self.data_dir.join("log");
-        let log = Log::open(&log_dir, log_options(&self.metrics, true, durable))?;
+        let log = Self::open_log(&log_dir, &local, &self.metrics).await?;
         let milestones = Milestones::open(Some(&log_dir), log.last().index).map_err(folder)?;
         let milestones = Arc::new(milestones);
         let voter = Voter::start(Parts {
@@ -312,6 +311,25 @@ impl Node {
         let snapshots = SnapshotFiles::open(dir, local.clone(), self.env.clock.clone(), witness).map_err(folder)?;
         self.set_core(Core { local, feed, snapshots, log, voter: Some(voter), replica: None });
         Ok(())
+    }
+
+    /// Opens a voter's log beside its state.
+    ///
+    /// The state may be ahead of the log after a power cut: committed entries are applied before this node's own sync
+    /// of them returns, and a snapshot never was in the log. What the log then misses is committed and in the state,
+    /// so the log begins anew after it. What is acknowledged beyond the state is the log's own to keep.
+    async fn open_log(dir: &Path, local: &Local, metrics: &Metrics) -> Result<Log, NodeError> {
+        let log = Log::open(dir, log_options(metrics, true, 0))?;
+        let applied = local.point().applied;
+        if log.last().index >= applied.index {
+            return Ok(log);
+        }
+        tracing::warn!(log = log.last().index, state = applied.index, "the log ends before the state: it begins anew");
+        let (done, purged) = tokio::sync::oneshot::channel();
+        log.purge(applied, Box::new(move |result| drop(done.send(result))));
+        let folder = |error| NodeError::Folder { path: dir.to_owned(), error };
+        purged.await.map_err(|_| folder(io::Error::other("the log's thread has ended")))?.map_err(folder)?;
+        Ok(log)
     }
 
     /// Says that the disk is nearly full, or no longer.

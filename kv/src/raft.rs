@@ -31,7 +31,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, Instant as _, ReadPolicy, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 
-pub use log_store::LogStore;
+pub use log_store::{LogStore, vote_file};
 pub use network::{Network, STORE_METADATA, TO_METADATA, decode_request, decode_vote, encode};
 pub use state_machine::{SnapshotData, StateMachine, stored_membership};
 pub use types::{Node, Proposal, SnapshotMeta, Types, single_membership, to_index, to_log_id};
@@ -42,6 +42,9 @@ use crate::log::{Log, LogError, LogPoint};
 use crate::milestones::Milestones;
 use crate::snapshot::Header;
 use crate::state::Outcome;
+
+/// Entries that a learner may lack and still count as caught up.
+const LEARNER_BEHIND_MAX: u64 = 1_000;
 
 /// openraft with our types.
 pub type Raft = openraft::Raft<Types, StateMachine>;
@@ -137,7 +140,8 @@ impl Voter {
             max_payload_entries: 1024,
             enable_pre_vote: Some(true),
             snapshot_policy: SnapshotPolicy::Never,
-            replication_lag_threshold: u64::MAX,
+            // Nearer than this to the end of the log, a learner has caught up.
+            replication_lag_threshold: LEARNER_BEHIND_MAX,
             max_in_snapshot_log_to_keep: u64::MAX,
             purge_batch_size: 1,
             allow_log_reversion: Some(false),

@@ -480,7 +480,7 @@ impl Replica {
         if newest && keep {
             self.checkpoint_file.save(&signed).map_err(own)?;
         }
-        if newest {
+        if self.verifier.newest().is_none_or(|seen| seen.index <= checkpoint.index) {
             self.local.set_stale(false);
         }
         // Below the newest while this node catches up; an older one of the same entry is nothing to pass on.
@@ -500,7 +500,13 @@ impl Replica {
         let result = self.fetch_and_install(client).await;
         match &result {
             Ok(()) => self.metrics.snapshots_installed.increment(1),
-            Err(_) => self.metrics.snapshots_failed.increment(1),
+            Err(end) => {
+                self.metrics.snapshots_failed.increment(1);
+                // Only what was fetched and is not what it should be is an alarm; an upstream that is away is not.
+                if let TailEnd::Disbelieved(_) | TailEnd::Snapshot(snapshot::SnapshotError::Damaged { .. }) = end {
+                    self.metrics.alarm.set(1.0);
+                }
+            }
         }
         result
     }

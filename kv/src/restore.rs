@@ -15,7 +15,7 @@ use crate::limits::ENGINE_CACHE_BYTES_DEFAULT;
 use crate::local::{CURRENT_FILE, STATE_PREFIX};
 use crate::log::{purged_file, replace_file};
 use crate::node::{ASSIGNMENT_FILE, ASSIGNMENT_FORMAT, Assignment, NodeError, lock_folder};
-use crate::raft::{Node, single_membership};
+use crate::raft::{Node, single_membership, vote_file};
 use crate::snapshot::{self, Header, SnapshotError};
 use crate::store::{Engine, SledEngine, StoreError};
 
@@ -85,6 +85,8 @@ pub fn restore(
     fs::create_dir_all(&log_dir)?;
     let (purged, bytes) = purged_file(&header.point());
     replace_file(&log_dir, purged, &bytes)?;
+    let (vote, bytes) = vote_file(header.term, assignment.node_id);
+    replace_file(&log_dir, vote, &bytes)?;
     // Last: without it the folder belongs to no one, and a cut restore is seen.
     replace_file(data_dir, ASSIGNMENT_FILE, &codec::encode(ASSIGNMENT_FORMAT, &assignment))?;
     Ok((assignment, header))

@@ -13,6 +13,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -342,11 +343,12 @@ impl Cluster {
         eventually(NODE_MAX, "a leader", || self.leader().filter(|leader| Some(leader.as_str()) != but))
     }
 
-    /// Does something where clients are: what it dials goes through the network under test.
-    pub fn as_client<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+    /// Starts something where clients are: what it dials goes through the network under test. A runtime that it builds
+    /// is there too; one that was built before is not.
+    pub fn as_client<T: Send + 'static>(&self, act: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         match &self.wiring {
-            Wiring::Mesh(_) => act(),
-            Wiring::Net(net) => net.within(TEST, act),
+            Wiring::Mesh(_) => thread::spawn(act),
+            Wiring::Net(net) => net.spawn(TEST, act),
         }
     }
 }

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -108,16 +108,33 @@ impl Net {
     /// # Panics
     /// When it panics, or the namespace is gone.
     pub fn within<T: Send>(&self, name: &str, act: impl FnOnce() -> T + Send) -> T {
-        let path = Path::new("/run/netns").join(self.namespace(name));
+        let enter = self.entrance(name);
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-                let moved = move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network));
-                moved.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                enter();
                 act()
             });
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// Like [`Net::within`], but does not wait. Threads that it starts are inside as well.
+    pub fn spawn<T: Send + 'static>(&self, name: &str, act: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let enter = self.entrance(name);
+        thread::spawn(|| {
+            enter();
+            act()
+        })
+    }
+
+    /// Moves the thread that calls it into a node's namespace.
+    fn entrance(&self, name: &str) -> impl FnOnce() + Send + 'static {
+        let path = Path::new("/run/netns").join(self.namespace(name));
+        move || {
+            let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let moved = move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network));
+            moved.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
     }
 
     /// Drops every packet from one node to another.

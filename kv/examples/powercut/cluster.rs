@@ -44,6 +44,7 @@ pub struct Node {
     child: Option<Child>,
     client: Client,
     term: u64,
+    first_log_index: u64,
 }
 
 /// All of them.
@@ -57,6 +58,8 @@ pub struct Cluster {
     tls: Arc<Tls>,
     credentials: [PathBuf; 3],
     leaders: BTreeMap<u64, String>,
+    /// Times that a voter was seen to have purged its log.
+    pub purges: u64,
     /// The replica's checkpoints: the last one seen, and the one before, which was synced before it.
     checkpoints: [(u64, u64); 2],
     /// Longest wait for a leader and for equal states.
@@ -108,11 +111,22 @@ impl Cluster {
             fs::write(&config, text)?;
             let log = dir.join(format!("{name}.log"));
             let client = client(vec![format!("127.0.0.1:{port}")], &tls, ASK)?;
-            nodes.push(Node { name, role, data, config, log, log_seen: 0, child: None, client, term: 0 });
+            nodes.push(Node {
+                name,
+                role,
+                data,
+                config,
+                log,
+                log_seen: 0,
+                child: None,
+                client,
+                term: 0,
+                first_log_index: 1,
+            });
         }
         let (binary, preload) = (binary.to_owned(), preload.map(Path::to_owned));
         let (leaders, checkpoints, patience) = (BTreeMap::new(), [(0, 0); 2], Duration::from_secs(60));
-        Ok(Self { nodes, binary, preload, addresses, tls, credentials, leaders, checkpoints, patience })
+        Ok(Self { nodes, binary, preload, addresses, tls, credentials, leaders, purges: 0, checkpoints, patience })
     }
 
     /// Makes the voters one cluster.
@@ -230,6 +244,8 @@ impl Cluster {
                 return Err(problem(format!("{}: term {} after it was {}", node.name, status.term, node.term)));
             }
             node.term = status.term;
+            self.purges += u64::from(status.first_log_index > node.first_log_index);
+            node.first_log_index = node.first_log_index.max(status.first_log_index);
             if status.role == "leader" {
                 let leader = self.leaders.entry(status.term).or_insert_with(|| status.node.clone());
                 if *leader != status.node {
@@ -238,6 +254,11 @@ impl Cluster {
             }
         }
         Ok(answers)
+    }
+
+    /// Terms in which a leader was seen.
+    pub fn terms(&self) -> usize {
+        self.leaders.len()
     }
 
     /// The voter that leads now, with its status.

@@ -39,7 +39,7 @@ fn open(dir: &Path) -> Step<sled::Db> {
 fn value(index: u64) -> Vec<u8> {
     let mut rng = Rng::new(index);
     let bytes = [100, 1024, 4096][rng.below(3) as usize];
-    (0..bytes).map(|_| rng.next() as u8).collect()
+    (0..bytes).map(|_| rng.draw() as u8).collect()
 }
 
 /// Appends, flushes, and says on standard output up to where.

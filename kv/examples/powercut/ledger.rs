@@ -89,8 +89,8 @@ pub struct Ledger {
 pub const PREFIX: &str = "operator/powercut/";
 
 impl Ledger {
-    /// Empty, for this many writers with this many keys each.
-    pub fn new(writers: usize, keys: usize) -> Self {
+    /// Empty, for writers with this many keys each.
+    pub fn new(keys: &[usize]) -> Self {
         let entry = |writer, n| Entry {
             key: format!("{PREFIX}{writer}/{n:04}"),
             acked: Slot::Absent,
@@ -99,7 +99,8 @@ impl Ledger {
             attempt: None,
             touched: false,
         };
-        Self { shares: (0..writers).map(|w| (0..keys).map(|n| entry(w, n)).collect()).collect() }
+        let share = |(writer, keys): (usize, &usize)| (0..*keys).map(|n| entry(writer, n)).collect();
+        Self { shares: keys.iter().enumerate().map(share).collect() }
     }
 
     fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cinnabar_kv_api::{Client, Condition, Key, Op, WriteOutcome};
@@ -16,6 +16,8 @@ use crate::{Rng, Step, problem};
 const HOT_KEYS: u64 = 16;
 /// Keys of the largest write.
 const BATCH_KEYS_MAX: u64 = 4;
+/// Bytes of each value of the share that fills the log.
+const FILL_BYTES: usize = 60 * 1024;
 /// Further ahead than any log of ours gets: a condition on an entry that does not exist.
 const NEVER: u64 = 1 << 40;
 
@@ -29,7 +31,7 @@ pub struct Load {
 #[derive(Default)]
 struct Told {
     acks: AtomicU64,
-    bytes: AtomicU64,
+    filled: AtomicBool,
     writes: AtomicU64,
     indexes: parking_lot::Mutex<BTreeSet<u64>>,
 }
@@ -43,15 +45,20 @@ struct Writer {
 }
 
 impl Load {
-    /// Takes the ledger's shares and begins.
-    pub fn start(client: &Client, ledger: &mut Ledger, rng: &mut Rng) -> Self {
+    /// Takes the ledger's shares and begins. The last share's writer first writes `fill` bytes, as fast as it can, all
+    /// its keys at once; with 0 it does nothing.
+    pub fn start(client: &Client, ledger: &mut Ledger, fill: u64, rng: &mut Rng) -> Self {
         let (stop, stopped) = watch::channel(false);
         let told = Arc::new(Told::default());
-        let spawn = |share| {
-            let (client, told, rng) = (client.clone(), told.clone(), Rng::new(rng.next()));
-            tokio::spawn(Writer { client, told, share, rng, wrong: Vec::new() }.run(stopped.clone()))
+        let mut shares = std::mem::take(&mut ledger.shares);
+        let last = shares.pop();
+        let mut writer = |share| {
+            let (client, told, rng) = (client.clone(), told.clone(), Rng::new(rng.draw()));
+            Writer { client, told, share, rng, wrong: Vec::new() }
         };
-        let writers = std::mem::take(&mut ledger.shares).into_iter().map(spawn).collect();
+        let mut writers: Vec<_> =
+            shares.into_iter().map(|share| tokio::spawn(writer(share).run(stopped.clone()))).collect();
+        writers.extend(last.map(|share| tokio::spawn(writer(share).fill(fill, stopped))));
         Self { told, stop, writers }
     }
 
@@ -60,9 +67,9 @@ impl Load {
         self.told.acks.load(Ordering::Relaxed)
     }
 
-    /// Their bytes.
-    pub fn bytes(&self) -> u64 {
-        self.told.bytes.load(Ordering::Relaxed)
+    /// Has the last share's writer written what it should?
+    pub fn filled(&self) -> bool {
+        self.told.filled.load(Ordering::Relaxed)
     }
 
     /// Waits for this many.
@@ -98,8 +105,22 @@ impl Writer {
                 let _ = stopped.changed().await;
                 break;
             }
-            self.write(&places, &mut stopped).await;
+            let values = places.iter().map(|_| self.value()).collect();
+            self.write(&places, values, &mut stopped).await;
         }
+        (self.share, self.wrong)
+    }
+
+    async fn fill(mut self, bytes: u64, mut stopped: watch::Receiver<bool>) -> (Share, Vec<String>) {
+        let places: Vec<usize> = (0..self.share.len()).collect();
+        for _ in 0..bytes.div_ceil((places.len() * FILL_BYTES) as u64) {
+            let values = places.iter().map(|_| Some(self.value_of(FILL_BYTES))).collect();
+            self.write(&places, values, &mut stopped).await;
+            if *stopped.borrow() || self.share.iter().any(|entry| entry.attempt.is_some()) {
+                return (self.share, self.wrong);
+            }
+        }
+        self.told.filled.store(true, Ordering::Relaxed);
         (self.share, self.wrong)
     }
 
@@ -121,32 +142,37 @@ impl Writer {
         places.into_iter().collect()
     }
 
-    fn value(&mut self) -> Vec<u8> {
+    /// A value, or none for a deletion.
+    fn value(&mut self) -> Option<Vec<u8>> {
+        if self.rng.below(12) == 0 {
+            return None;
+        }
         let bytes = match self.rng.below(10) {
             0..4 => 100,
             4..7 => 1024,
             7..9 => 20 * 1024,
             _ => 60 * 1024,
         };
+        Some(self.value_of(bytes))
+    }
+
+    fn value_of(&mut self, bytes: usize) -> Vec<u8> {
         let mut value = vec![0; bytes];
         for chunk in value.chunks_mut(8) {
-            chunk.copy_from_slice(&self.rng.next().to_le_bytes()[..chunk.len()]);
+            chunk.copy_from_slice(&self.rng.draw().to_le_bytes()[..chunk.len()]);
         }
         value
     }
 
-    async fn write(&mut self, places: &[usize], stopped: &mut watch::Receiver<bool>) {
+    async fn write(&mut self, places: &[usize], values: Vec<Option<Vec<u8>>>, stopped: &mut watch::Receiver<bool>) {
         let write = self.told.writes.fetch_add(1, Ordering::Relaxed);
-        let (mut ops, mut bytes) = (Vec::new(), 0);
-        for place in places {
+        let mut ops = Vec::new();
+        for (place, value) in places.iter().zip(values) {
             let key = key(&self.share[*place].key);
-            let (op, slot) = if self.rng.below(12) == 0 {
-                (Op::Delete { key }, Slot::Absent)
-            } else {
-                let value = self.value();
-                bytes += value.len() as u64;
-                let slot = Slot::of(&value, 0);
-                (Op::Put { key, value: value.into() }, slot)
+            let slot = value.as_ref().map_or(Slot::Absent, |value| Slot::of(value, 0));
+            let op = match value {
+                Some(value) => Op::Put { key, value: value.into() },
+                None => Op::Delete { key },
             };
             ops.push(op);
             let entry = &mut self.share[*place];
@@ -167,7 +193,7 @@ impl Writer {
             _ = stopped.changed() => None,
         };
         match outcome {
-            Some(WriteOutcome::Written { index }) => self.acknowledged(places, index, bytes, must_fail),
+            Some(WriteOutcome::Written { index }) => self.acknowledged(places, index, must_fail),
             Some(WriteOutcome::Unmet { index, actual, .. }) => self.unmet(places, index, actual, must_fail),
             // It may still come to be, unless its condition forbids that.
             None if must_fail => self.forget(places),
@@ -179,7 +205,7 @@ impl Writer {
         places.iter().for_each(|place| self.share[*place].attempt = None);
     }
 
-    fn acknowledged(&mut self, places: &[usize], index: u64, bytes: u64, must_fail: bool) {
+    fn acknowledged(&mut self, places: &[usize], index: u64, must_fail: bool) {
         for place in places {
             let entry = &mut self.share[*place];
             let Some(attempt) = entry.attempt.take() else { continue };
@@ -192,7 +218,6 @@ impl Writer {
         if !self.told.indexes.lock().insert(index) {
             self.wrong.push(format!("two writes were acknowledged at entry {index}"));
         }
-        self.told.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.told.acks.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -54,7 +54,7 @@ impl Rng {
     }
 
     /// 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -64,7 +64,7 @@ impl Rng {
 
     /// Below `bound`, which must not be 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.draw() % bound
     }
 }
 
@@ -89,6 +89,8 @@ struct Sum {
     wrong: Vec<String>,
     stale: usize,
     late: u64,
+    purges: u64,
+    terms: usize,
     kinds: BTreeMap<Kind, u64>,
     stages: BTreeMap<&'static str, u64>,
 }
@@ -159,6 +161,7 @@ async fn cut_store(run: &mut Run, rng: &mut Rng) -> Step<Sum> {
         }
         now = next;
     }
+    (sum.purges, sum.terms) = (rig.cluster.purges, rig.cluster.terms());
     Ok(sum)
 }
 
@@ -210,7 +213,10 @@ async fn run(mut run: Run) -> Step<bool> {
         "linearizable reads right after a start: {} stale, {} before a write without an answer came to be",
         sum.stale, sum.late
     ));
-    run.tell(&format!("kinds {:?}; snapshots at the cut {:?}", sum.kinds, sum.stages));
+    run.tell(&format!(
+        "kinds {:?}; snapshots at the cut {:?}; {} logs purged; {} terms seen, one leader each",
+        sum.kinds, sum.stages, sum.purges, sum.terms
+    ));
     let control = format!(
         "{} of {} acknowledged writes in {} cuts, {} times it did not open",
         control.lost, control.acked, control.cuts, control.closed

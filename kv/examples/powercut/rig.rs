@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use cinnabar_kv::limits::SEGMENT_BYTES;
 use cinnabar_kv_api::Client;
 use cinnabar_kv_api::proto::GetRequest;
 use futures::StreamExt;
@@ -25,10 +26,12 @@ const KEYS: usize = 120;
 const DISK_MIB: u64 = 4096;
 /// Longest wait for the acknowledgements of one round.
 const LOAD_MAX: Duration = Duration::from_secs(60);
-/// Bytes to write so that little log is kept of what a stopped voter misses.
-const MISSED_BYTES: u64 = 2 * 1024 * 1024;
+/// Keys of the writer that fills the log; they fit one write.
+const FILL_KEYS: usize = 16;
+/// Bytes after which a new segment of the log has begun and holds what must be kept, so that the one before goes.
+const FILL_BYTES: u64 = SEGMENT_BYTES + 3 * 1024 * 1024;
 /// Longest wait for the log to be purged past a stopped voter.
-const PURGE_MAX: Duration = Duration::from_secs(15);
+const PURGE_MAX: Duration = Duration::from_secs(30);
 
 /// What the cut falls into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,8 +103,10 @@ impl Rig {
             // Without syncs nothing would be left of it at the first cut.
             must(std::process::Command::new("sync").arg("-f").arg(disk.folder()))?;
         }
-        let ledger = Ledger::new(WRITERS, KEYS);
-        let rng = Rng::new(rng.next());
+        let mut keys = vec![KEYS; WRITERS];
+        keys.push(FILL_KEYS);
+        let ledger = Ledger::new(&keys);
+        let rng = Rng::new(rng.draw());
         let (options, allow_copy, shutdown_works) = ("defaults", preload.is_none(), true);
         Ok(Self { cluster, disk, ledger, rng, keep, options, allow_copy, shutdown_works })
     }
@@ -111,7 +116,8 @@ impl Rig {
         self.cluster.mark_logs();
         let client = self.cluster.client(Duration::from_secs(20))?;
         let stopped = if kind == Kind::Snapshot { self.stop_some().await? } else { Vec::new() };
-        let load = Load::start(&client, &mut self.ledger, &mut self.rng);
+        let fill = if matches!(kind, Kind::Purge | Kind::Snapshot) { FILL_BYTES } else { 0 };
+        let load = Load::start(&client, &mut self.ledger, fill, &mut self.rng);
         let target = ACKS_MIN + self.rng.below(ACKS_MORE);
         let led = self.lead_in(kind, &load, target, &stopped).await;
         let copy = !self.shutdown_works || self.allow_copy && self.rng.below(8) == 0;
@@ -151,11 +157,11 @@ impl Rig {
         let pause = match kind {
             Kind::Plain | Kind::Start => self.rng.below(60),
             Kind::Purge => {
-                load.reach(3 * target, LOAD_MAX).await?;
+                self.await_filled(load, PURGE_MAX).await;
                 self.rng.below(1500)
             }
             Kind::Snapshot => {
-                self.await_purged(load, stopped).await?;
+                self.await_purged(load).await?;
                 stopped.iter().try_for_each(|n| self.cluster.start(*n, self.keep))?;
                 100 + self.rng.below(900)
             }
@@ -187,21 +193,29 @@ impl Rig {
     }
 
     /// Waits until the leader has purged what the stopped ones miss, or for so long.
-    async fn await_purged(&mut self, load: &Load, stopped: &[usize]) -> Step<()> {
+    async fn await_purged(&mut self, load: &Load) -> Step<()> {
         let wait = async {
             let mut first = None;
             loop {
                 if let Some((_, status)) = self.cluster.leader().await? {
                     let begun = *first.get_or_insert(status.applied_index);
-                    if load.bytes() > MISSED_BYTES && status.first_log_index > begun {
+                    if load.filled() && status.first_log_index > begun {
                         return Ok(());
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        debug_assert!(!stopped.is_empty());
         tokio::time::timeout(PURGE_MAX, wait).await.unwrap_or(Ok(()))
+    }
+
+    async fn await_filled(&self, load: &Load, wait: Duration) {
+        let filled = async {
+            while !load.filled() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(wait, filled).await;
     }
 
     fn stage(&self, kind: Kind, stopped: &[usize]) -> &'static str {

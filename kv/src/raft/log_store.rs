@@ -32,6 +32,12 @@ pub struct LogStore {
     holes: bool,
 }
 
+/// Name and bytes of the vote file with which a restored voter begins: its own, in the term of the last entry, so that
+/// the next election is in a later one.
+pub fn vote_file(term: u64, id: u64) -> (&'static str, Vec<u8>) {
+    crate::log::vote_file(&codec::encode(VOTE_FORMAT, &Vote::new(term, id)))
+}
+
 /// A future of a job's answer.
 fn answer() -> (Done, impl Future<Output = io::Result<()>>) {
     let (tell, told) = oneshot::channel();
@@ -71,7 +77,7 @@ impl LogStore {
     fn read(&self, start: u64, end: u64, bytes: usize) -> io::Result<Vec<Entry>> {
         let start = start.max(self.purged.lock().map_or(0, |id| id.index + 1));
         let mut found = Vec::new();
-        let mut next = to_index(start);
+        let mut next = to_index(start).max(self.log.purged().index + 1);
         // `end` may be beyond the last entry: openraft asks for open ranges.
         let end = to_index(end).min(self.log.last().index + 1);
         while next < end {
@@ -162,6 +168,9 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let after = last_log_id.map_or(0, |id| to_index(id.index));
+        if after >= self.log.last().index {
+            return Ok(());
+        }
         self.milestones.truncate_after(after);
         let (done, truncated) = answer();
         self.log.truncate_after(after, done)?;

@@ -2,6 +2,7 @@
 //! snapshots have channels of their own, so that a large batch never delays a heartbeat.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cinnabar_daemon::{Env, NodeName, Role, Tls};
@@ -33,6 +34,8 @@ use crate::limits::RAFT_MESSAGE_BYTES_MAX;
 const MESSAGE_FORMAT: u8 = 1;
 /// Bytes of an answer between voters.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Pause after a stream to a peer could not be opened.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// Metadata that names the node a call is meant for.
 pub const TO_METADATA: &str = "cinnabar-to";
 /// Metadata that names the store a call belongs to.
@@ -149,7 +152,14 @@ impl RaftNetworkV2<Types> for Peer {
         Box::pin(async move {
             // Keep-alive pings of the channel end a stream whose peer is gone.
             let request = self.request(input.map(|rpc| encode(&rpc)), None);
-            let answers = self.client.append(request).await.map_err(failed)?.into_inner();
+            let answers = match self.client.append(request).await {
+                Ok(answers) => answers.into_inner(),
+                Err(status) => {
+                    // openraft's own pause runs inside the requests, which nobody polls when there is no stream.
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                    return Err(failed(status));
+                }
+            };
             let decoded = answers.map(|body| decode_answer(&body.map_err(failed)?));
             Ok::<BoxStream<'s, _>, _>(Box::pin(decoded))
         })

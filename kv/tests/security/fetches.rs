@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use cinnabar_kv_api::proto::{SnapshotChunk, SnapshotRequest};
 use futures::StreamExt;
+use tempfile::TempDir;
 use tonic::Status;
 
 use crate::fixture::{Keeps, TestReplica, until};
@@ -16,22 +17,21 @@ use crate::snapshots::Scene;
 
 const CHUNK_BYTES: usize = 512;
 
-/// Has a replica meet an upstream with these chunks first and an honest one second.
+/// Has a replica meet an upstream with these chunks first and an honest one second; gives it and its folder.
 async fn meets(
     scene: &Scene,
     what: &str,
     snapshot: impl Fn(SnapshotRequest) -> Result<Answers<SnapshotChunk>, Status> + Send + Sync + 'static,
-) -> TestReplica {
+) -> (TestReplica, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let hostile = Hostile::start(&scene.pki, Script::snapshot(snapshot));
     let mut victim = scene.victim(dir.path(), Keeps::OnDisk, &[&hostile.address, &scene.node.address]);
     victim.run();
     victim.reaches(&scene.node).await;
-    let left: Vec<_> = std::fs::read_dir(dir.path().join("fetch")).unwrap().collect();
-    assert!(left.is_empty(), "{what}: {left:?}");
-    let upstreams = victim.upstreams();
-    assert!(!upstreams[0].1.is_empty() && upstreams[1].0, "{what}: {upstreams:?}");
-    victim
+    until("nothing is left of it", || std::fs::read_dir(dir.path().join("fetch")).unwrap().next().is_none()).await;
+    until("it follows the honest one", || victim.upstreams()[1].0).await;
+    assert!(!victim.upstreams()[0].1.is_empty(), "{what}: it says why it left the other");
+    (victim, dir)
 }
 
 type Change = fn(&mut Vec<SnapshotChunk>);
@@ -56,7 +56,8 @@ async fn chunks_that_are_not_the_files_are_refused_and_an_honest_upstream_heals(
     for (what, change) in changes {
         let mut tampered = genuine.clone();
         change(&mut tampered);
-        meets(&scene, what, move |_| Ok(ended(tampered.iter().cloned().map(Ok).collect()))).await.stop().await;
+        let (victim, _dir) = meets(&scene, what, move |_| Ok(ended(tampered.iter().cloned().map(Ok).collect()))).await;
+        victim.stop().await;
     }
 }
 
@@ -80,7 +81,8 @@ async fn a_snapshot_that_is_cut_leaves_nothing_that_keeps_an_honest_one_out() {
         ("nothing at all", Vec::new()),
     ];
     for (what, answers) in cut {
-        meets(&scene, what, move |_| Ok(ended(answers.iter().cloned().map(Ok).collect()))).await.stop().await;
+        let (victim, _dir) = meets(&scene, what, move |_| Ok(ended(answers.iter().cloned().map(Ok).collect()))).await;
+        victim.stop().await;
     }
 }
 
@@ -92,34 +94,24 @@ async fn an_upstream_that_never_ends_a_snapshot_is_left() {
     // Chunks without bytes, for ever: each keeps the replica waiting for the next.
     let empty = SnapshotChunk { data: Bytes::new(), offset: first.data.len() as u64, ..first.clone() };
     let started = first.clone();
-    meets(&scene, "empty chunks", move |_| {
+    let (victim, _dir) = meets(&scene, "empty chunks", move |_| {
         let (first, empty) = (started.clone(), empty.clone());
         Ok(futures::stream::iter([first]).chain(futures::stream::repeat(empty)).map(Ok).boxed())
     })
-    .await
-    .stop()
     .await;
+    victim.stop().await;
     // Bytes without end, each with its right hash, past the total that was named.
-    let endless = Arc::new(AtomicUsize::new(0));
-    let sent = endless.clone();
     let noise = Bytes::from(vec![0x5a; 1 << 22]);
     let all = chunks(index, &noise, 1 << 16);
-    meets(&scene, "bytes past the total", move |_| {
-        let sent = sent.clone();
+    let (victim, _dir) = meets(&scene, "bytes past the total", move |_| {
         let short = all.clone().into_iter().map(|mut chunk| {
             chunk.total_bytes = 1 << 17;
-            chunk
+            Ok(chunk)
         });
-        Ok(futures::stream::iter(short)
-            .map(move |chunk| {
-                sent.fetch_add(1, Ordering::Relaxed);
-                Ok(chunk)
-            })
-            .boxed())
+        Ok(futures::stream::iter(short.collect::<Vec<_>>()).boxed())
     })
-    .await
-    .stop()
     .await;
+    victim.stop().await;
 }
 
 #[tokio::test]
@@ -132,7 +124,7 @@ async fn an_upstream_that_gives_the_same_snapshot_for_ever_is_left() {
     // The voter goes on: the snapshot that is offered is genuine, not older than what was seen, and will not do.
     let client = scene.pki.client(cinnabar_daemon::Role::Authority, &scene.node.address);
     crate::fixture::write(&client, "after", "it").await;
-    let victim = meets(&scene, "the same snapshot again", move |_| {
+    let (victim, _dir) = meets(&scene, "the same snapshot again", move |_| {
         counted.fetch_add(1, Ordering::Relaxed);
         Ok(ended(genuine.iter().cloned().map(Ok).collect()))
     })

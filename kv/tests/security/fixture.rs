@@ -12,10 +12,10 @@ use cinnabar_daemon::pki::{CertificateAuthority, Validity};
 use cinnabar_daemon::{Env, Identity, Role, Shutdown, Tls, TlsFiles};
 use cinnabar_kv::limits::{CACHE_BYTES_DEFAULT, ENGINE_CACHE_BYTES_DEFAULT};
 use cinnabar_kv::local::{CheckpointFile, Local, LocalOptions};
-use cinnabar_kv::log::{Log, LogPoint};
+use cinnabar_kv::log::{Log, LogOptions, LogPoint};
 use cinnabar_kv::metrics::Metrics;
 use cinnabar_kv::milestones::Milestones;
-use cinnabar_kv::node::{Core, Node, NodeParts, log_options};
+use cinnabar_kv::node::{Core, Node, NodeParts};
 use cinnabar_kv::raft::Timing;
 use cinnabar_kv::replica::{Parts, Replica, TailEnd};
 use cinnabar_kv::server;
@@ -75,6 +75,7 @@ impl Pki {
 
     /// An authority whose certificate began to hold a year ago, so that it can have issued one that is over.
     pub fn of(cluster: &str) -> Self {
+        let _ = cinnabar_daemon::telemetry::init_log(cinnabar_daemon::LogFormat::Text, "error");
         let env = Env::system();
         let now_s = env.clock.unix_ms() / 1000;
         let validity = Validity { not_before_s: now_s - 400 * 86_400, not_after_s: now_s + 400 * 86_400 };
@@ -138,6 +139,16 @@ impl Pki {
         let tls = self.tls(role, &format!("client-{role}"));
         let target = Target::Tcp { addresses: vec![address.to_owned()], tls };
         Client::new(ClientConfig { target, env: self.env.clone(), deadline: PATIENCE }).unwrap()
+    }
+}
+
+/// Those of a replica, but for the end of the process: this one is everybody's.
+fn log_options() -> LogOptions {
+    LogOptions {
+        sync_appends: false,
+        durable: 0,
+        on_fatal: Box::new(|error| eprintln!("the log of a replica failed: {error}")),
+        on_sync: Box::new(|sync| sync()),
     }
 }
 
@@ -369,7 +380,7 @@ impl TestReplica {
         let local = Local::open(LocalOptions { dir: on_disk.then(|| dir.join("state")), ..LocalOptions::default() });
         let local = local.map_err(std::io::Error::other)?;
         let log_dir = dir.join("log");
-        let log = Log::open(&log_dir, log_options(&metrics, false, 0)).map_err(std::io::Error::other)?;
+        let log = Log::open(&log_dir, log_options()).map_err(std::io::Error::other)?;
         let milestones = Arc::new(Milestones::open(Some(&log_dir), log.last().index)?);
         let replica = Replica::open(Parts {
             local: local.clone(),

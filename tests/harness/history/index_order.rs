@@ -459,9 +459,11 @@ impl<'a> KeyLog<'a> {
             let newest = self.entries.range(..=applied).rev().find(|(_, entry)| entry.change != Change::Nothing);
             let shown = newest.filter(|(_, entry)| entry.change == Change::Put).map_or(0, |(index, _)| *index);
             if saw != shown && !(saw == 0 && self.removed_from < operation.returned) {
-                let writer = newest.and_then(|(_, entry)| entry.writer);
                 let because = format!("shows {saw} and says {applied} is applied, where the key is at {shown}");
-                return Err(self.broken(Law::WrongStamp, [writer, Some(position)].into_iter().flatten(), because));
+                // With the next change: an answer from after its stamp is the usual cause.
+                let next = self.entries.range(applied + 1..).find(|(_, entry)| entry.change != Change::Nothing);
+                let entries = [newest, next].into_iter().flatten().filter_map(|(_, entry)| entry.writer);
+                return Err(self.broken(Law::WrongStamp, entries.chain([position]), because));
             }
         }
         Ok(())
