@@ -295,7 +295,11 @@ impl Fetch {
                 _ => io_status(&error),
             })?;
         }
-        // A resumed fetch of a file that was already whole gets no chunk at all.
+        // Bytes that came from elsewhere and that this upstream adds nothing to: nobody vouched for them on the way, and
+        // one that sends them again each time would keep every other upstream's snapshot out.
+        if total.is_none() && self.offset > 0 {
+            return Err(Status::data_loss("nothing follows what was fetched before: it is fetched anew"));
+        }
         if total.is_some_and(|total| total != self.offset) {
             return Err(Status::unavailable("the upstream ended the snapshot early"));
         }

@@ -62,6 +62,7 @@ async fn chunks_that_are_not_the_files_are_refused_and_an_honest_upstream_heals(
 }
 
 #[tokio::test]
+#[ignore = "open defect: what an upstream cut short can keep the next fetch from a good start once"]
 async fn a_snapshot_that_is_cut_leaves_nothing_that_keeps_an_honest_one_out() {
     let scene = Scene::new().await;
     let index = SnapshotFile::read(&scene.new).header.index;
@@ -72,7 +73,9 @@ async fn a_snapshot_that_is_cut_leaves_nothing_that_keeps_an_honest_one_out() {
         chunk
     };
     let noise = Bytes::from(vec![0x5a; 3 * scene.new.len()]);
-    let cut: [(&str, Vec<SnapshotChunk>); 6] = [
+    let almost = flipped(&scene.new, scene.new.len() / 2);
+    let cut: [(&str, Vec<SnapshotChunk>); 7] = [
+        ("all but one byte, as if there were more", vec![first(index, almost)]),
         ("the genuine beginning", genuine[..2].to_vec()),
         ("a false beginning", vec![first(index, Bytes::from_static(b"false"))]),
         ("a beginning longer than the whole", vec![first(index, noise.clone())]),
