@@ -532,7 +532,7 @@ impl Found {
     }
 }
 
-/// The bytes of a [`PURGED_FILE`], for those who build a log's folder beside the log.
+/// Name and bytes of the file that holds the purged point, for those who build a log's folder beside the log.
 pub fn purged_file(point: &LogPoint) -> (&'static str, Vec<u8>) {
     (PURGED_FILE, segment_header(point))
 }

@@ -54,13 +54,13 @@ openraft::declare_raft_types!(
 
 /// The aliases that are used here.
 pub type LogId = openraft::alias::LogIdOf<Types>;
-/// See [`LogId`].
+/// openraft's, with our types.
 pub type Entry = openraft::alias::EntryOf<Types>;
-/// See [`LogId`].
+/// openraft's, with our types.
 pub type Vote = openraft::alias::VoteOf<Types>;
-/// See [`LogId`].
+/// openraft's, with our types.
 pub type StoredMembership = openraft::alias::StoredMembershipOf<Types>;
-/// See [`LogId`].
+/// openraft's, with our types.
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;
 
 /// Our index of an openraft index.
