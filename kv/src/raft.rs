@@ -145,6 +145,7 @@ impl Voter {
             max_in_snapshot_log_to_keep: u64::MAX,
             purge_batch_size: 1,
             allow_log_reversion: Some(false),
+            enable_leader_restore: Some(false),
             ..Config::default()
         };
         let config = Arc::new(config.validate().map_err(|error| fatal(&error))?);

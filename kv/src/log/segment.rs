@@ -198,7 +198,10 @@ pub fn open(dir: &Path, first: u64, last_segment: bool, durable: u64) -> Result<
     }
     segment.bytes = at as u64;
     let rest = &bytes[at..];
-    let whole = rest.is_empty() || rest.len() == RECORD_HEADER_BYTES && read_mark(rest) == Some(last.index);
+    // A closed segment's mark was written after its last sync; its place must hold no record, the next header chains.
+    let whole = rest.is_empty()
+        || !last_segment && rest.len() <= RECORD_HEADER_BYTES
+        || rest.len() == RECORD_HEADER_BYTES && read_mark(rest) == Some(last.index);
     let torn = || last_segment && durable <= last.index && !synced_beyond(&bytes, at, last.index + 1);
     if !whole && !torn() {
         return Err(damaged(last.index + 1, at));
