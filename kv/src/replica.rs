@@ -31,6 +31,7 @@ use crate::snapshot;
 use crate::snapshot_files::{Fetch, client};
 use crate::state::scan::ScanError;
 use crate::state::{Point, Read, Record};
+use crate::store::StoreError;
 use upstream::Upstreams;
 use verify::{Disbelief, Verifier};
 
@@ -169,8 +170,11 @@ impl Reader {
     /// returns; ends early when `each` says no.
     ///
     /// # Errors
-    /// [`ScanError`]: the scan was overtaken by too many writes, or the store failed.
+    /// [`ScanError`]: the scan was overtaken by too many writes, or the store failed; also when there is no verified
+    /// state to serve.
     pub fn scan(&self, prefix: &[u8], mut each: impl FnMut(&Bytes, &Record) -> bool) -> Result<u64, ScanError> {
+        let unserved = |error: ReadError| StoreError::Damaged { what: "state", problem: error.to_string() };
+        self.local.check_serving().map_err(unserved)?;
         let state = self.local.state();
         let scan = state.open_scan(self.clock.unix_ms())?;
         let mut after = Bytes::new();

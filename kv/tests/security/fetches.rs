@@ -62,7 +62,6 @@ async fn chunks_that_are_not_the_files_are_refused_and_an_honest_upstream_heals(
 }
 
 #[tokio::test]
-#[ignore = "open defect: what an upstream cut short can keep the next fetch from a good start once"]
 async fn a_snapshot_that_is_cut_leaves_nothing_that_keeps_an_honest_one_out() {
     let scene = Scene::new().await;
     let index = SnapshotFile::read(&scene.new).header.index;

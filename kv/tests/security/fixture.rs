@@ -75,7 +75,6 @@ impl Pki {
 
     /// An authority whose certificate began to hold a year ago, so that it can have issued one that is over.
     pub fn of(cluster: &str) -> Self {
-        let _ = cinnabar_daemon::telemetry::init_log(cinnabar_daemon::LogFormat::Text, "error");
         let env = Env::system();
         let now_s = env.clock.unix_ms() / 1000;
         let validity = Validity { not_before_s: now_s - 400 * 86_400, not_after_s: now_s + 400 * 86_400 };

@@ -97,6 +97,12 @@ async fn a_state_that_a_voter_swears_differently_about_is_not_served_until_anoth
         replica.run();
         until("it stops serving", || replica.local.check_serving().is_err()).await;
         assert!(matches!(replica.local.get(b"key/0000"), Err(ReadError::Wrong)));
+        let mut shown = 0;
+        let scanned = replica.replica.reader().scan(b"key/", |_, _| {
+            shown += 1;
+            true
+        });
+        assert!(scanned.is_err() && shown == 0, "a scan in this process shows the wrong state");
         assert_eq!(counted.value("cinnabar_replica_alarm"), 1.0);
         assert_eq!(counted.frames("state"), 1.0);
         let served = replica.serve(&scene.pki).await;

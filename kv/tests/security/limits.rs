@@ -1,4 +1,5 @@
-//! Callers that ask for too much: every bound of the contract refuses one more than it allows, and takes what it allows.
+//! Callers that ask for too much: every bound of the contract refuses one more than it allows, and takes what it
+//! allows.
 
 use bytes::Bytes;
 use cinnabar_daemon::Role;

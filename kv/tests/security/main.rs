@@ -1,9 +1,9 @@
 //! Attacks on the store, in one process: real sockets, real mutual TLS, real certificates, real disks.
 //!
 //! Each module is one kind of attacker: a caller without the right (`access`), a node that is not the one meant
-//! (`wiped`), a relay that alters what it passes on (`frames`, `relays`, `snapshots`, `fetches`), a state that went wrong
-//! (`integrity`), an old one (`rollback`), a caller that asks for too much (`limits`, `slow`), and certificates that are replaced
-//! (`reload`). `fixture`, `outsider`, `forge` and `hostile` are their tools. Law: what is refused leaves no trace.
+//! (`wiped`), a relay that alters what it passes on (`frames`, `relays`, `snapshots`, `fetches`), a state that went
+//! wrong (`integrity`), an old one (`rollback`), a caller that asks for too much (`limits`, `slow`), and certificates
+//! that are replaced (`reload`). `fixture`, `outsider`, `forge` and `hostile` are their tools. Law: what is refused leaves no trace.
 
 mod access;
 mod fetches;

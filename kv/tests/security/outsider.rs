@@ -98,6 +98,7 @@ pub fn channel(address: &str, presents: Option<&Credentials>) -> Channel {
         let (config, address) = (config.clone(), address.clone());
         async move {
             let socket = TcpStream::connect(address).await?;
+            socket.set_nodelay(true)?;
             let name = ServerName::try_from("any.invalid").expect("a DNS name");
             TlsConnector::from(config).connect(name, socket).await.map(TokioIo::new)
         }
