@@ -18,9 +18,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 use error::CliError;
 use report::Format;
 
+/// Version and commit of this binary.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("CINNABAR_COMMIT"), ")");
+
 /// Carries customers' encrypted TLS keys to every machine, so that only the machines a policy allows can use them.
 #[derive(Parser)]
-#[command(version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("CINNABAR_COMMIT"), ")"), propagate_version = true)]
+#[command(version = VERSION, propagate_version = true)]
 pub struct Cli {
     /// How results and errors are printed.
     #[arg(short = 'o', long, global = true, value_enum, default_value = "text")]

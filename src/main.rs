@@ -1,6 +1,7 @@
 //! `cinnabar`: the one binary; each command is a file in `cli/`.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 4 not permitted (attributes do not satisfy the policy), 6 policy refused.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no node answered, 4 not permitted, 5 not found or conflict, 6 policy
+//! refused; a process of the store 64 for its configuration and 74 for its disk.
 #![forbid(unsafe_code)]
 
 mod cli;

@@ -95,7 +95,8 @@ node_config! {
         /// Follow this store from now on, whatever was followed before. Set it after a restore, then take it out again.
         #[serde(default)]
         follow_store: Option<String>,
-        /// Keep everything in memory: nothing outlives the process. For tests and experiments.
+        /// Keep the state in memory: it does not outlive the process. What is passed on to others, and fetched, is in
+        /// `data_dir` all the same. For tests and experiments.
         #[serde(default)]
         in_memory: bool,
     }

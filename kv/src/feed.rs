@@ -344,9 +344,4 @@ impl Downstream {
         // No place to end a frame at: only a snapshot helps.
         Err(FeedError::Purged { first: published + 1 })
     }
-
-    /// Index up to which everything was given.
-    pub fn sent_index(&self) -> u64 {
-        self.next_after
-    }
 }

@@ -11,6 +11,7 @@
 pub mod changes;
 pub mod config;
 pub mod feed;
+pub mod files;
 pub mod limits;
 pub mod local;
 pub mod log;

@@ -37,8 +37,6 @@ pub const FLUSH_EVERY_MS: u64 = 1_000;
 pub const CHANGES_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Watches at once on one node.
 pub const WATCHES_MAX: usize = 4096;
-/// Messages waiting in one stream before its reader is found slow.
-pub const STREAM_MESSAGES_MAX: usize = 8;
 /// Time between two progress ticks of a watch, and two heartbeats of a feed, in milliseconds.
 pub const TICK_MS: u64 = 1_000;
 
@@ -53,8 +51,6 @@ pub const SCAN_UNDO_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const FEED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Downstreams of one node.
 pub const DOWNSTREAMS_MAX: usize = 2048;
-/// Longest time to hand one message to a downstream, in milliseconds; a slower one is cut.
-pub const DOWNSTREAM_SEND_MS_MAX: u64 = 10_000;
 /// Shortest time between two frames, in milliseconds.
 pub const FRAME_GAP_MS_MIN: u64 = 1;
 /// Longest time between two frames while entries wait, in milliseconds.
@@ -92,8 +88,6 @@ pub const WRITE_WAIT_MS_MAX: u64 = 10_000;
 pub const DISK_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of entries in one append request between voters.
 pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
-/// Append requests on their way to one voter.
-pub const APPENDS_IN_FLIGHT_MAX: usize = 64;
 /// Bytes of one message between voters: an append request, or a membership.
 pub const RAFT_MESSAGE_BYTES_MAX: usize = APPEND_BYTES_MAX + PAYLOAD_BYTES_MAX + 64 * 1024;
 

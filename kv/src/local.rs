@@ -17,8 +17,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::changes::ChangeRing;
+use crate::files::{read_if_there, replace_file};
 use crate::limits::{CACHE_BYTES_DEFAULT, ENGINE_CACHE_BYTES_DEFAULT};
-use crate::log::{LogEntry, replace_file};
+use crate::log::LogEntry;
 use crate::snapshot::{self, Dump, Header, SnapshotError};
 use crate::state::{Outcome, Point, Read, State, StateOptions, StateWriter};
 use crate::store::{Engine, MemoryEngine, SledEngine, StoreError};
@@ -103,11 +104,9 @@ fn engine_in(options: &LocalOptions, name: &str) -> Result<Arc<dyn Engine>, Stor
 
 /// The state that a file of the folder names.
 fn named_in(dir: &Path, file: &str) -> io::Result<Option<String>> {
-    match fs::read_to_string(dir.join(file)) {
-        Ok(name) => Ok(Some(name.trim().to_owned()).filter(|name| name.starts_with(STATE_PREFIX))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let bytes = read_if_there(&dir.join(file))?;
+    let name = bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+    Ok(name.filter(|name| name.starts_with(STATE_PREFIX)))
 }
 
 fn current_name(dir: &Path) -> io::Result<Option<String>> {
@@ -413,13 +412,9 @@ impl CheckpointFile {
     /// The system's; [`io::ErrorKind::InvalidData`] when it does not follow its format.
     pub fn load(&self) -> io::Result<Option<SignedCheckpoint>> {
         let Some(dir) = &self.dir else { return Ok(None) };
-        match fs::read(dir.join(CHECKPOINT_FILE)) {
-            Ok(bytes) => SignedCheckpoint::decode(&bytes)
-                .map(Some)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let Some(bytes) = read_if_there(&dir.join(CHECKPOINT_FILE))? else { return Ok(None) };
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        SignedCheckpoint::decode(&bytes).map(Some).map_err(invalid)
     }
 
     /// Replaces it, synced.

@@ -27,9 +27,10 @@ use parking_lot::{Mutex, RwLock};
 pub use record::LogPoint;
 use record::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, read_segment_header, segment_header};
 use segment::{Extent, Segment};
-pub use writer::{Done, OnSync, create_dir, replace_file, sync_dir};
+pub use writer::{Done, OnSync};
 use writer::{Job, Pending, Writer};
 
+use crate::files::{create_dir, read_if_there, sync_dir, with_checksum, without_checksum};
 use crate::limits::{LOG_CACHE_BYTES, LOG_JOBS_MAX, SEGMENT_BYTES};
 
 /// Holds the point up to which entries were purged.
@@ -206,14 +207,11 @@ fn lock(dir: &Path) -> Result<File, LogError> {
 
 fn read_purged(dir: &Path) -> Result<LogPoint, LogError> {
     let path = dir.join(PURGED_FILE);
-    match fs::read(&path) {
-        Ok(bytes) if bytes.len() == SEGMENT_HEADER_BYTES => {
-            read_segment_header(&bytes).ok_or(LogError::Damaged { index: 0, segment: path, offset: 0 })
-        }
-        Ok(_) => Err(LogError::Damaged { index: 0, segment: path, offset: 0 }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(LogPoint::default()),
-        Err(error) => Err(LogError::io("read", &path, error)),
-    }
+    let Some(bytes) = read_if_there(&path).map_err(|error| LogError::io("read", &path, error))? else {
+        return Ok(LogPoint::default());
+    };
+    let point = read_segment_header(&bytes).filter(|_| bytes.len() == SEGMENT_HEADER_BYTES);
+    point.ok_or(LogError::Damaged { index: 0, segment: path, offset: 0 })
 }
 
 fn open_segments(dir: &Path, purged: LogPoint, durable: u64) -> Result<(VecDeque<Segment>, LogPoint), LogError> {
@@ -425,15 +423,11 @@ impl Log {
     /// [`LogError::Damaged`] when its checksum does not hold: the node must be replaced.
     pub fn read_vote(&self) -> Result<Option<Vec<u8>>, LogError> {
         let path = self.shared.dir.join(VOTE_FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(LogError::io("read", &path, error)),
+        let Some(bytes) = read_if_there(&path).map_err(|error| LogError::io("read", &path, error))? else {
+            return Ok(None);
         };
-        match bytes.split_last_chunk::<4>() {
-            Some((vote, crc)) if crc32c::crc32c(vote) == u32::from_le_bytes(*crc) => Ok(Some(vote.to_vec())),
-            _ => Err(LogError::Damaged { index: 0, segment: path, offset: 0 }),
-        }
+        let vote = without_checksum(&bytes).map(<[u8]>::to_vec);
+        vote.map(Some).ok_or(LogError::Damaged { index: 0, segment: path, offset: 0 })
     }
 
     /// Syncs what is written.
@@ -539,7 +533,5 @@ pub fn purged_file(point: &LogPoint) -> (&'static str, Vec<u8>) {
 
 /// Name and bytes of a vote's file, for those who build a log's folder beside the log.
 pub fn vote_file(vote: &[u8]) -> (&'static str, Vec<u8>) {
-    let mut bytes = vote.to_vec();
-    bytes.extend_from_slice(&crc32c::crc32c(vote).to_le_bytes());
-    (VOTE_FILE, bytes)
+    (VOTE_FILE, with_checksum(vote))
 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::files::read_if_there;
 use crate::limits::MILESTONE_BYTES;
 
 /// Newest milestones that are never thinned.
@@ -88,11 +89,8 @@ impl Milestones {
     /// The system's.
     pub fn open(dir: Option<&Path>, last_index: u64) -> io::Result<Self> {
         let path = dir.map(|dir| dir.join("milestones"));
-        let mut kept = match path.as_ref().map(fs::read) {
-            Some(Ok(bytes)) => decode(&bytes),
-            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => VecDeque::new(),
-        };
+        let bytes = path.as_deref().map(read_if_there).transpose()?.flatten();
+        let mut kept = bytes.map_or_else(VecDeque::new, |bytes| decode(&bytes));
         kept.retain(|milestone| milestone.index <= last_index);
         let log_bytes = kept.back().map_or(0, |milestone| milestone.log_bytes);
         let milestones = Self { path, inner: Mutex::new(Inner { kept, file: None, written: 0, log_bytes }) };

@@ -17,9 +17,10 @@ use tokio::sync::{Mutex, Semaphore};
 use tonic::transport::Channel;
 
 use crate::feed::{Checkpoints, Feed};
+use crate::files::{read_if_there, replace_file};
 use crate::limits::WRITES_IN_FLIGHT_MAX;
 use crate::local::{Local, LocalOptions};
-use crate::log::{Log, LogOptions, replace_file};
+use crate::log::{Log, LogOptions};
 use crate::metrics::Metrics;
 use crate::milestones::{Milestone, Milestones};
 use crate::raft::{Parts, RaftProblem, Timing, Voter};
@@ -161,11 +162,12 @@ pub(crate) fn lock_folder(dir: &Path) -> Result<File, NodeError> {
 }
 
 /// Options of a log whose failure ends the process.
-pub fn log_options(metrics: &Metrics, sync_appends: bool, durable: u64) -> LogOptions {
+pub fn log_options(metrics: &Metrics, sync_appends: bool) -> LogOptions {
     let seconds = metrics.fsync_seconds.clone();
     LogOptions {
         sync_appends,
-        durable,
+        // The state may be ahead of the log (`Node::open_log`), so it says nothing of what the log has synced.
+        durable: 0,
         on_fatal: Box::new(|error| {
             tracing::error!(%error, "the log's disk failed: this process ends");
             std::process::exit(EXIT_DISK);
@@ -245,13 +247,10 @@ impl Node {
             return Ok(Some(assigned.clone()));
         }
         let path = self.data_dir.join(ASSIGNMENT_FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(NodeError::Folder { path, error }),
-        };
+        let folder = |error| NodeError::Folder { path: path.clone(), error };
+        let Some(bytes) = read_if_there(&path).map_err(folder)? else { return Ok(None) };
         let assigned = codec::decode::<Assignment, ASSIGNMENT_BYTES_MAX>("node id", ASSIGNMENT_FORMAT, &bytes)
-            .map_err(|error| NodeError::Folder { path, error: io::Error::new(io::ErrorKind::InvalidData, error) })?;
+            .map_err(|error| folder(io::Error::new(io::ErrorKind::InvalidData, error)))?;
         Ok(Some(self.assigned.get_or_init(|| assigned).clone()))
     }
 
@@ -319,7 +318,7 @@ impl Node {
     /// of them returns, and a snapshot never was in the log. What the log then misses is committed and in the state,
     /// so the log begins anew after it. What is acknowledged beyond the state is the log's own to keep.
     async fn open_log(dir: &Path, local: &Local, metrics: &Metrics) -> Result<Log, NodeError> {
-        let log = Log::open(dir, log_options(metrics, true, 0))?;
+        let log = Log::open(dir, log_options(metrics, true))?;
         let applied = local.point().applied;
         if log.last().index >= applied.index {
             return Ok(log);
@@ -403,5 +402,34 @@ impl Checkpoints for Arc<Signer> {
 
     fn store_id(&self) -> Option<StoreId> {
         self.local.point().store.as_ref().map(|(_, id)| *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{LogEntry, LogPoint};
+
+    #[tokio::test]
+    async fn a_log_that_ends_before_its_state_begins_anew_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let local = Local::open(LocalOptions { dir: Some(dir.path().join("state")), ..LocalOptions::default() });
+        let local = local.unwrap();
+        let blank = Bytes::from_static(&[cinnabar_kv_api::Entry::BLANK]);
+        let mut last = LogPoint::default();
+        for index in 1..=5 {
+            last = LogPoint { index, term: 1, head: last.head.next(index, 1, &blank) };
+            local.apply(&[LogEntry { point: last, payload: blank.clone() }]).unwrap();
+        }
+        let log_dir = dir.path().join("log");
+        let metrics = Metrics::new();
+        // What a cut leaves of the file that a log was about to begin: the state came from a snapshot.
+        fs::create_dir(&log_dir).unwrap();
+        fs::write(log_dir.join("00000000000000000003.log"), [0; 20]).unwrap();
+        let log = Node::open_log(&log_dir, &local, &metrics).await.unwrap();
+        assert_eq!(log.last(), last);
+        drop(log);
+        let log = Node::open_log(&log_dir, &local, &metrics).await.unwrap();
+        assert_eq!(log.purged(), last);
     }
 }

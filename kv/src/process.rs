@@ -214,7 +214,7 @@ fn gauges(node: &Arc<Node>, core: &Arc<Core>, leader_seen: &mut String, turn: u6
     metrics.live_bytes.set(point.record_bytes as f64);
     let state = core.local.state();
     metrics.pending_bytes.set(state.pending_bytes() as f64);
-    metrics.cache_misses.absolute(state.cache_counts().0);
+    metrics.cache_misses.absolute(state.cache_misses());
     metrics.log_bytes.set(core.log.disk_bytes() as f64);
     // Measuring the folder walks it: seldom.
     if turn % 10 == 1 {
@@ -297,7 +297,7 @@ pub async fn run_replica(conf: ReplicaConfig, version: &str) -> Result<(), Proce
     check_health(&node, &started.health);
     let local = Local::open(node.local_options()).map_err(failed)?;
     let log_dir = common.data_dir.join("log");
-    let log = Log::open(&log_dir, log_options(&node.metrics, false, 0)).map_err(failed)?;
+    let log = Log::open(&log_dir, log_options(&node.metrics, false)).map_err(failed)?;
     let milestones = Arc::new(Milestones::open(Some(&log_dir), log.last().index).map_err(failed)?);
     let checkpoint_dir = (!conf.in_memory).then(|| common.data_dir.clone());
     let replica = Replica::open(Parts {

@@ -32,13 +32,13 @@ use openraft::{Config, Instant as _, ReadPolicy, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 
 pub use log_store::{LogStore, vote_file};
-pub use network::{Network, STORE_METADATA, TO_METADATA, decode_request, decode_vote, encode};
+pub use network::{Network, STORE_METADATA, TO_METADATA, addressed, decode_request, encode};
 pub use state_machine::{SnapshotData, StateMachine, stored_membership};
 pub use types::{Node, Proposal, SnapshotMeta, Types, single_membership, to_index, to_log_id};
 
 use crate::limits::WRITE_WAIT_MS_MAX;
 use crate::local::Local;
-use crate::log::{Log, LogError, LogPoint};
+use crate::log::{Log, LogError};
 use crate::milestones::Milestones;
 use crate::snapshot::Header;
 use crate::state::Outcome;
@@ -72,8 +72,8 @@ impl Default for Timing {
 #[non_exhaustive]
 pub enum RaftProblem {
     /// Another voter leads, or none does.
-    #[error("this voter does not lead; the leader is {}", .0.as_ref().map_or("not known", |node| &node.name))]
-    NotLeader(Option<Node>),
+    #[error("this voter does not lead; the leader is {}", .0.as_ref().map_or("not known", |(_, node)| &node.name))]
+    NotLeader(Option<(NodeId, Node)>),
     /// No answer from a quorum in time: the write may still come to be.
     #[error("no quorum within {0} ms; the write may still be applied, ask again with the same sequence")]
     NoQuorum(u64),
@@ -97,7 +97,9 @@ pub struct Voter {
 
 fn write_problem(error: RaftError<Types, ClientWriteError<Types>>) -> RaftProblem {
     match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => RaftProblem::NotLeader(forward.leader_node),
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            RaftProblem::NotLeader(forward.leader_id.zip(forward.leader_node))
+        }
         RaftError::APIError(error) => RaftProblem::Membership(error.to_string()),
         RaftError::Fatal(error) => RaftProblem::Fatal(error.to_string()),
     }
@@ -227,7 +229,7 @@ impl Voter {
         match tokio::time::timeout(Duration::from_millis(WRITE_WAIT_MS_MAX), read).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-                Err(RaftProblem::NotLeader(forward.leader_node))
+                Err(RaftProblem::NotLeader(forward.leader_id.zip(forward.leader_node)))
             }
             Ok(Err(RaftError::Fatal(error))) => Err(RaftProblem::Fatal(error.to_string())),
             Ok(Err(RaftError::APIError(_))) | Err(_) => Err(RaftProblem::NoQuorum(WRITE_WAIT_MS_MAX)),
@@ -310,7 +312,7 @@ impl Voter {
     pub async fn transfer_leader(&self, to: Option<NodeId>, wait: Duration) -> Result<(), RaftProblem> {
         let metrics = self.metrics();
         if metrics.state != ServerState::Leader {
-            return Err(RaftProblem::NotLeader(self.leader().map(|(_, node)| node)));
+            return Err(RaftProblem::NotLeader(self.leader()));
         }
         let voters: Vec<NodeId> = metrics.membership_config.membership().voter_ids().collect();
         let matched = metrics.replication.clone().unwrap_or_default();
@@ -351,11 +353,9 @@ impl Voter {
         header: &Header,
         file: std::path::PathBuf,
     ) -> Result<openraft::raft::SnapshotResponse<Types>, RaftProblem> {
-        let point = |index, term, head| LogPoint { index, term, head };
         let membership = match &header.membership {
-            Some((index, term, head, body)) => {
+            Some((at, body)) => {
                 let membership = types::membership(body).map_err(|error| RaftProblem::Membership(error.to_string()))?;
-                let at = point(*index, *term, *head);
                 types::StoredMembership::new(to_log_id(at.index, at.term), membership)
             }
             None => types::StoredMembership::default(),

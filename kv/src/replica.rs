@@ -13,12 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cinnabar_daemon::{Backoff, Clock, ClusterId, Env, NodeName, Role, Shutdown, Tls};
+use cinnabar_daemon::{Backoff, Clock, Env, NodeName, Role, Shutdown, Tls};
 use cinnabar_kv_api::limits::{MESSAGE_BYTES_MAX, SCAN_BYTES_MAX};
+use cinnabar_kv_api::proto::replication_client::ReplicationClient;
 use cinnabar_kv_api::proto::{TailRequest, TailResponse};
 use cinnabar_kv_api::{Checkpoint, Frame, SignedCheckpoint, StoreId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::feed::{Checkpoints, Feed};
@@ -73,9 +75,6 @@ pub enum TailEnd {
     /// This node's own disk: the process must end.
     #[error("this node's disk: {0}")]
     Own(String),
-    /// Shutdown.
-    #[error("shutting down")]
-    Shutdown,
 }
 
 /// The newest checkpoint and where it is, as the feed wants it.
@@ -325,7 +324,6 @@ impl Replica {
             };
             let problem = match end {
                 TailEnd::Own(problem) => return Err(TailEnd::Own(problem)),
-                TailEnd::Shutdown => return Ok(()),
                 end => end.to_string(),
             };
             if self.local.applied_index() > reached {
@@ -379,14 +377,10 @@ impl Replica {
         }
     }
 
-    async fn tail(
-        &self,
-        chosen: usize,
-        client: &mut cinnabar_kv_api::proto::replication_client::ReplicationClient<tonic::transport::Channel>,
-    ) -> TailEnd {
+    async fn tail(&self, chosen: usize, client: &mut ReplicationClient<Channel>) -> TailEnd {
         let applied = self.local.point().applied;
-        let store_id = self.verifier.store_id().map_or(Bytes::new(), |id| Bytes::copy_from_slice(&id.0));
-        let chain_head = if applied.index > 0 { Bytes::copy_from_slice(&applied.head.0) } else { Bytes::new() };
+        let store_id = self.verifier.store_id().map_or(Bytes::new(), |id| id.to_bytes());
+        let chain_head = if applied.index > 0 { applied.head.to_bytes() } else { Bytes::new() };
         let request = TailRequest { store_id, after_index: applied.index, chain_head };
         let silent = Duration::from_millis(UPSTREAM_SILENT_MS_MAX);
         let mut frames = match tokio::time::timeout(silent, client.tail(request)).await {
@@ -496,10 +490,7 @@ impl Replica {
     }
 
     /// Fetches a snapshot, verifies it, and serves its state in place of the old one.
-    async fn fetch(
-        &self,
-        client: &mut cinnabar_kv_api::proto::replication_client::ReplicationClient<tonic::transport::Channel>,
-    ) -> Result<(), TailEnd> {
+    async fn fetch(&self, client: &mut ReplicationClient<Channel>) -> Result<(), TailEnd> {
         self.local.set_stale(true);
         let result = self.fetch_and_install(client).await;
         match &result {
@@ -515,10 +506,7 @@ impl Replica {
         result
     }
 
-    async fn fetch_and_install(
-        &self,
-        client: &mut cinnabar_kv_api::proto::replication_client::ReplicationClient<tonic::transport::Channel>,
-    ) -> Result<(), TailEnd> {
+    async fn fetch_and_install(&self, client: &mut ReplicationClient<Channel>) -> Result<(), TailEnd> {
         let mut fetch = Fetch::open(&self.fetch_dir).map_err(own)?;
         let path = fetch.run(client, self.verifier.store_id()).await?;
         let result = self.install(&path).await;
@@ -594,10 +582,5 @@ impl Replica {
             self.milestones.purge(upto);
             self.log.purge(point, Box::new(|_| {}));
         }
-    }
-
-    /// The cluster.
-    pub fn cluster(&self) -> &ClusterId {
-        &self.tls.identity().cluster
     }
 }

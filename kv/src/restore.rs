@@ -11,9 +11,10 @@ use std::sync::Arc;
 use cinnabar_daemon::ClusterId;
 use cinnabar_kv_api::{StoreId, codec};
 
+use crate::files::replace_file;
 use crate::limits::ENGINE_CACHE_BYTES_DEFAULT;
 use crate::local::{CURRENT_FILE, STATE_PREFIX};
-use crate::log::{purged_file, replace_file};
+use crate::log::purged_file;
 use crate::node::{ASSIGNMENT_FILE, ASSIGNMENT_FORMAT, Assignment, NodeError, lock_folder};
 use crate::raft::{Node, single_membership, vote_file};
 use crate::snapshot::{self, Header, SnapshotError};
@@ -77,7 +78,7 @@ pub fn restore(
     let header = snapshot::import_as(backup, &engine, |header| {
         header.store = Some((cluster.clone(), store_id));
         let body = single_membership(assignment.node_id, node);
-        header.membership = Some((header.index, header.term, header.chain_head, body));
+        header.membership = Some((header.point(), body));
     })?;
     drop(engine);
     replace_file(&state_dir, CURRENT_FILE, name.as_bytes())?;

@@ -16,8 +16,9 @@ use cinnabar_kv_api::limits::{KEY_BYTES_MAX, RECORD_BYTES_MAX};
 use cinnabar_kv_api::{ChainHead, ClientId, SignedCheckpoint, StateHash, StoreId, codec};
 use serde::{Deserialize, Serialize};
 
+use crate::files::sync_dir;
 use crate::limits::{SNAPSHOT_BUFFER_BYTES, SNAPSHOT_HEADER_BYTES_MAX};
-use crate::log::{LogPoint, sync_dir};
+use crate::log::LogPoint;
 use crate::state::scan::ScanError;
 use crate::state::{ImportError, Importer, Point, Record, State, StateWriter};
 use crate::store::{Engine, StoreError};
@@ -72,15 +73,14 @@ pub struct Header {
     pub record_bytes: u64,
     /// Clients remembered.
     pub sessions: u64,
-    /// Index, term and chain head of the last membership, and its encoded body.
-    pub membership: Option<(u64, u64, ChainHead, Bytes)>,
+    /// Log point of the last membership, and its encoded body.
+    pub membership: Option<(LogPoint, Bytes)>,
     /// A voter's word for all of this; none in a file made by a voter for itself.
     pub checkpoint: Option<SignedCheckpoint>,
 }
 
 impl Header {
     fn new(point: &Point, sessions: u64, checkpoint: Option<SignedCheckpoint>) -> Self {
-        let membership = point.membership.as_ref().map(|(at, body)| (at.index, at.term, at.head, body.clone()));
         Self {
             store: point.store.clone(),
             index: point.applied.index,
@@ -90,7 +90,7 @@ impl Header {
             records: point.records,
             record_bytes: point.record_bytes,
             sessions,
-            membership,
+            membership: point.membership.clone(),
             checkpoint,
         }
     }

@@ -279,7 +279,7 @@ impl Fetch {
         client: &mut ReplicationClient<Channel>,
         store_id: Option<StoreId>,
     ) -> Result<PathBuf, Status> {
-        let store_id = store_id.map_or(Bytes::new(), |id| Bytes::copy_from_slice(&id.0));
+        let store_id = store_id.map_or(Bytes::new(), |id| id.to_bytes());
         let request = SnapshotRequest { index: self.index, offset: self.offset, store_id };
         let mut wait = Duration::from_millis(FIRST_CHUNK_MS_MAX);
         let silent = |_| Status::deadline_exceeded("the upstream fell silent");

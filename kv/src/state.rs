@@ -32,10 +32,8 @@ use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 pub use apply::{Refusal, StateWriter};
-pub use flusher::Flushed;
 use flusher::Flusher;
 use hash::Space;
 pub use import::{ImportError, Importer};
@@ -180,7 +178,6 @@ pub struct State {
     scans: Mutex<scan::Scans>,
     point: RwLock<Arc<Point>>,
     applied: AtomicU64,
-    applied_watch: watch::Sender<u64>,
     flusher: Flusher,
     reads: AtomicU64,
 }
@@ -206,7 +203,6 @@ impl State {
             pending,
             scans: Mutex::default(),
             applied: AtomicU64::new(point.applied.index),
-            applied_watch: watch::Sender::new(point.applied.index),
             flusher,
             point: RwLock::new(point),
             reads: AtomicU64::new(0),
@@ -226,20 +222,14 @@ impl State {
         self.point.read().clone()
     }
 
-    /// Tells of each new applied index.
-    pub fn watch_applied(&self) -> watch::Receiver<u64> {
-        self.applied_watch.subscribe()
-    }
-
     /// The engine underneath.
     pub fn engine(&self) -> &Arc<dyn Engine> {
         &self.engine
     }
 
-    /// Reads since the start that the cache could not answer, and bytes in the cache.
-    pub fn cache_counts(&self) -> (u64, u64) {
-        let misses = self.reads.load(Ordering::Relaxed);
-        (misses, self.cache.weight())
+    /// Reads since the start that the cache could not answer.
+    pub fn cache_misses(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// Reads a key. Mostly from memory; a miss reads the engine, which may wait for a batch that it commits.

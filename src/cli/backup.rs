@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use cinnabar_daemon::{Env, Role, Tls, TlsFiles};
+use cinnabar_daemon::{Env, Tls, TlsFiles};
 use cinnabar_kv::config::VoterConfig;
 use cinnabar_kv::raft::Node;
+use cinnabar_kv::replica::UPSTREAM_ROLES;
 use cinnabar_kv::replica::verify::Verifier;
 use cinnabar_kv::snapshot::{self, Header};
 use cinnabar_kv::snapshot_files::{Fetch, client};
@@ -52,7 +53,7 @@ fn check(file: &Path, tls: Option<std::sync::Arc<Tls>>) -> Result<Value, CliErro
 /// `cinnabar kv backup`.
 pub fn backup(connect: &Connect, out: &Path, format: Format) -> Result<(), CliError> {
     if out.exists() {
-        return Err(CliError::File { path: out.display().to_string(), problem: "exists already".to_owned() });
+        return Err(CliError::file(out, "exists already"));
     }
     let tls = connect.tls()?;
     let folder = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -60,13 +61,12 @@ pub fn backup(connect: &Connect, out: &Path, format: Format) -> Result<(), CliEr
     let fetched: PathBuf = block_on(async {
         let address = connect.servers().first().ok_or_else(|| CliError::Usage("--server is missing".to_owned()))?;
         let env = Env::system();
-        let channel = tls.channel(address, &[Role::Voter, Role::Replica, Role::Edge], None, env.net.clone());
+        let channel = tls.channel(address, UPSTREAM_ROLES, None, env.net.clone());
         let mut fetch = Fetch::open(scratch.path()).map_err(failed)?;
         fetch.run(&mut client(channel), None).await.map_err(|status| CliError::status(&status))
     })?;
     let checked = check(&fetched, Some(tls))?;
-    std::fs::rename(&fetched, out)
-        .map_err(|error| CliError::File { path: out.display().to_string(), problem: error.to_string() })?;
+    std::fs::rename(&fetched, out).map_err(|error| CliError::file(out, error))?;
     print(format, &checked, None)
 }
 

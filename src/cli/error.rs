@@ -1,5 +1,6 @@
 //! What a command fails with, and the one place that turns the library's errors into exit codes.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use cinnabar_abe::{Error, PolicyErrorKind};
@@ -35,6 +36,11 @@ impl std::fmt::Display for CliError {
 }
 
 impl CliError {
+    /// Ties a file's problem to its path.
+    pub fn file(path: &Path, problem: impl std::fmt::Display) -> Self {
+        Self::File { path: path.display().to_string(), problem: problem.to_string() }
+    }
+
     /// Ties a library error to what the user named.
     pub fn abe(subject: impl Into<String>) -> impl FnOnce(Error) -> Self {
         let subject = subject.into();

@@ -16,7 +16,7 @@ use super::bench;
 use super::connect::{Connect, block_on};
 use super::error::CliError;
 use super::files::Source;
-use super::report::{Format, print, print_text};
+use super::report::{Format, behind_ms, hex, print, print_text};
 use super::store::Process;
 
 /// `cinnabar kv ...`
@@ -119,10 +119,6 @@ fn text(bytes: &[u8]) -> String {
     std::str::from_utf8(bytes).map_or_else(|_| bytes.escape_ascii().to_string(), str::to_owned)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Runs it.
 pub fn run(command: Command, connect: &Connect, format: Format) -> Result<(), CliError> {
     match command {
@@ -166,14 +162,13 @@ async fn get(client: &Client, request: GetRequest, format: Format) -> Result<(),
         let written = out.write_all(&answer.value).and_then(|()| out.write_all(b"\n"));
         return written.map_err(|error| CliError::Failed(format!("standard output: {error}")));
     }
-    let behind_ms = if stamp.behind_ms == u64::MAX { Value::Null } else { stamp.behind_ms.into() };
     let report = json!({
         "key": name,
         "value": text(&answer.value),
         "value_hex": hex(&answer.value),
         "mod_index": answer.mod_index,
         "applied_index": stamp.applied_index,
-        "behind_ms": behind_ms,
+        "behind_ms": behind_ms(stamp.behind_ms),
         "stale": stamp.stale,
     });
     print(format, &report, None)

@@ -84,8 +84,7 @@ pub fn run(command: Command, format: Format) -> Result<(), CliError> {
         Command::Init { cluster, out, days, force } => {
             let authority =
                 CertificateAuthority::create(&cluster, Validity::days(days, now), &*env.rng).map_err(failed)?;
-            std::fs::create_dir_all(&out)
-                .map_err(|error| CliError::File { path: out.display().to_string(), problem: error.to_string() })?;
+            std::fs::create_dir_all(&out).map_err(|error| CliError::file(&out, error))?;
             let (certificate, key) = (out.join("ca.pem"), out.join("ca.key"));
             authority.write(&certificate, &key, force).map_err(failed)?;
             let report = json!({ "cluster": cluster.to_string(), "certificate": certificate.display().to_string(), "key": key.display().to_string(), "days": days });
@@ -103,7 +102,7 @@ pub fn run(command: Command, format: Format) -> Result<(), CliError> {
             let beside = out.parent().map(|dir| dir.join("ca.pem")).filter(|path| !path.exists());
             if let Some(path) = beside {
                 file::write_synced(&path, authority.certificate_pem().as_bytes(), file::PUBLIC, false)
-                    .map_err(|error| CliError::File { path: path.display().to_string(), problem: error.to_string() })?;
+                    .map_err(|error| CliError::file(&path, error))?;
             }
             let report = json!({ "identity": identity.to_string(), "certificate": certificate.display().to_string(), "key": key.display().to_string() });
             print(format, &report, None)

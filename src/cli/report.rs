@@ -48,6 +48,16 @@ pub fn print_error(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
+/// Bytes in base 16, lower case.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An age in milliseconds; null when there is nothing yet that could have one.
+pub fn behind_ms(ms: u64) -> Value {
+    if ms == u64::MAX { Value::Null } else { ms.into() }
+}
+
 fn lines(report: &Value) -> String {
     let fields = report.as_object().expect("a report is an object");
     let width = fields.keys().map(String::len).max().unwrap_or(0);

@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 
 use cinnabar_daemon::config::{self, ENV_PREFIX};
 use cinnabar_kv::process::{self, ProcessError};
+use cinnabar_kv_api::Target;
 use cinnabar_kv_api::proto::cluster_client::ClusterClient;
 use cinnabar_kv_api::proto::{self, StatusResponse};
-use cinnabar_kv_api::{StateHash, StoreId, Target};
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::VERSION;
 use super::connect::{Connect, block_on};
 use super::error::CliError;
-use super::report::{Format, print, print_text};
+use super::report::{Format, behind_ms, hex, print, print_text};
 
 /// `cinnabar voter` and `cinnabar replica`.
 #[derive(clap::Args)]
@@ -79,27 +80,16 @@ pub fn load<T: DeserializeOwned>(process: &Process) -> Result<T, CliError> {
         .map_err(|error| CliError::Process { message: error.to_string(), code: error.exit_code() })
 }
 
-fn version() -> String {
-    format!("{} ({})", env!("CARGO_PKG_VERSION"), env!("CINNABAR_COMMIT"))
-}
-
 /// Runs a voter until it is told to stop.
 pub fn voter(process: &Process) -> Result<(), CliError> {
     let conf = load(process)?;
-    block_on(async { process::run_voter(conf, &version()).await.map_err(process_error) })
+    block_on(async { process::run_voter(conf, VERSION).await.map_err(process_error) })
 }
 
 /// Runs a replica until it is told to stop.
 pub fn replica(process: &Process) -> Result<(), CliError> {
     let conf = load(process)?;
-    block_on(async { process::run_replica(conf, &version()).await.map_err(process_error) })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    StoreId::try_from(bytes)
-        .map(|id| id.to_string())
-        .or_else(|_| StateHash::try_from(bytes).map(|hash| hash.to_string()))
-        .unwrap_or_default()
+    block_on(async { process::run_replica(conf, VERSION).await.map_err(process_error) })
 }
 
 /// Runs a cluster command.
@@ -210,11 +200,10 @@ fn silent(name: &str, address: &str, error: &CliError) -> Value {
 }
 
 fn row(status: &StatusResponse, address: &str) -> Value {
-    let behind = |ms: u64| if ms == u64::MAX { Value::Null } else { ms.into() };
     let upstreams: Vec<Value> = status
         .upstreams
         .iter()
-        .map(|up| json!({ "address": up.address, "current": up.current, "round_trip_us": up.round_trip_us, "behind_ms": behind(up.behind_ms), "problem": up.problem }))
+        .map(|up| json!({ "address": up.address, "current": up.current, "round_trip_us": up.round_trip_us, "behind_ms": behind_ms(up.behind_ms), "problem": up.problem }))
         .collect();
     json!({
         "node": status.node,
@@ -222,7 +211,7 @@ fn row(status: &StatusResponse, address: &str) -> Value {
         "health": status.health,
         "applied_index": status.applied_index,
         "behind_entries": status.committed_index.saturating_sub(status.applied_index),
-        "behind_ms": behind(status.behind_ms),
+        "behind_ms": behind_ms(status.behind_ms),
         "fed_by": status.fed_by,
         "version": status.version,
         "address": address,

@@ -2,3 +2,4 @@
 
 #[path = "../harness/harness.rs"]
 mod harness;
+mod restart;

@@ -129,6 +129,19 @@ impl Cluster {
         self.start(name);
     }
 
+    /// Starts a voter whose folder is restored from a backup: a cluster of its own.
+    pub fn add_restored(&mut self, name: &str, backup: &Path) {
+        self.prepare(name, None);
+        let config = self.node(name).data.with_file_name("node.toml");
+        must(Command::new(BINARY).args(["kv", "restore", "--config"]).arg(config).arg(backup));
+        self.start(name);
+    }
+
+    /// A place in the cluster's folder.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// Starts a replica that follows these nodes, the first one preferred.
     pub fn add_replica(&mut self, name: &str, upstreams: &[&str]) {
         self.prepare(name, Some(upstreams));

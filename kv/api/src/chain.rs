@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// Separates this hash from every other use of BLAKE3.
@@ -18,6 +19,13 @@ macro_rules! hash_type {
         #[doc = $doc]
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
         pub struct $name(pub [u8; $bytes]);
+
+        impl $name {
+            /// The bytes, as messages carry them.
+            pub fn to_bytes(&self) -> Bytes {
+                Bytes::copy_from_slice(&self.0)
+            }
+        }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

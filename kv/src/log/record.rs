@@ -9,6 +9,7 @@
 use bytes::Bytes;
 use cinnabar_kv_api::ChainHead;
 use cinnabar_kv_api::limits::PAYLOAD_BYTES_MAX;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of a record before its payload.
 pub const RECORD_HEADER_BYTES: usize = 64;
@@ -18,7 +19,7 @@ const MAGIC: &[u8; 8] = b"CINNALOG";
 const FORMAT: u8 = 1;
 
 /// A place in the log: index, term, and chain head there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LogPoint {
     /// Log index; 0 before the first entry.
     pub index: u64,

@@ -5,9 +5,9 @@
 //! error nothing is answered well again: the process must end, for a failed sync may have lost what the kernel held.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 use super::record::{LogPoint, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, segment_header, sync_mark, write_record};
 use super::segment::{Segment, file_name};
 use super::{Index, LogError};
+use crate::files::{replace_file, sync_dir};
 
 /// Bytes of records gathered before they are written and synced.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
@@ -85,42 +86,6 @@ pub struct Writer {
 
 /// The first error; every later job is answered with it.
 type Dead = Option<(io::ErrorKind, String)>;
-
-/// Syncs a folder, so that its files' names are on disk. The empty path is the working folder.
-///
-/// # Errors
-/// The folder's.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    File::open(dir)?.sync_all()
-}
-
-/// Creates a folder with those above it that are missing, and syncs the names of all that it created.
-///
-/// # Errors
-/// The folders'.
-pub fn create_dir(dir: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> = dir.ancestors().take_while(|folder| !folder.exists()).collect();
-    fs::create_dir_all(dir)?;
-    // The folder itself may have been created before a crash, and never synced.
-    for folder in [dir].into_iter().chain(missing).filter_map(Path::parent) {
-        sync_dir(folder)?;
-    }
-    sync_dir(dir)
-}
-
-/// Replaces a small file so that after a power cut it is the old one or the new one.
-///
-/// # Errors
-/// The file's or the folder's.
-pub fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let fresh = dir.join(format!("{name}.new"));
-    let mut file = File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, dir.join(name))?;
-    sync_dir(dir)
-}
 
 impl Writer {
     /// Works until the log is dropped or its thread panics.

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cinnabar_daemon::{Env, NodeName, Role, Tls};
 use cinnabar_kv_api::{NodeId, StoreId, codec};
 use futures::future::BoxFuture;
@@ -70,6 +69,15 @@ fn failed(status: Status) -> RPCError<Types> {
     }
 }
 
+/// A request that only this node of this store answers.
+pub fn addressed<T>(message: T, to: NodeId, store_id: &StoreId) -> Request<T> {
+    let mut request = Request::new(message);
+    let text = |text: String| MetadataValue::try_from(text).expect("digits are metadata");
+    request.metadata_mut().insert(TO_METADATA, text(to.to_string()));
+    request.metadata_mut().insert(STORE_METADATA, text(store_id.to_string()));
+    request
+}
+
 /// Makes a network a peer.
 #[derive(Clone)]
 pub struct Network {
@@ -112,10 +120,7 @@ pub struct Peer {
 
 impl Peer {
     fn request<T>(&self, message: T, option: Option<&RPCOption>) -> Request<T> {
-        let mut request = Request::new(message);
-        let number = |text: String| MetadataValue::try_from(text).expect("digits are metadata");
-        request.metadata_mut().insert(TO_METADATA, number(self.target.to_string()));
-        request.metadata_mut().insert(STORE_METADATA, number(self.store_id.to_string()));
+        let mut request = addressed(message, self.target, &self.store_id);
         if let Some(option) = option {
             request.set_timeout(option.hard_ttl());
         }
@@ -227,12 +232,4 @@ fn to_response(
         }
         Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
     }
-}
-
-/// The bytes of a vote as [`RaftNetworkV2::full_snapshot`] sends it.
-///
-/// # Errors
-/// When they do not follow their format.
-pub fn decode_vote(data: &Bytes) -> Result<Vote, Status> {
-    decode_request(&Body { data: data.clone() })
 }

@@ -160,7 +160,7 @@ impl RaftStateMachine<Types> for StateMachine {
             let bytes: usize = chained.iter().map(|entry| entry.payload.len()).sum();
             let outcomes = self.local.apply(&chained).map_err(io::Error::other)?;
             let point = self.local.point();
-            let hash = bytes::Bytes::copy_from_slice(&point.state_hash.0);
+            let hash = point.state_hash.to_bytes();
             self.milestones.push(point.applied.index, bytes as u64, hash)?;
             for (responder, outcome) in responders.into_iter().zip(outcomes) {
                 if let Some(responder) = responder {

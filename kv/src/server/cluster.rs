@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cinnabar_daemon::{ClusterId, Role};
 use cinnabar_kv_api::limits::{ADDRESS_BYTES_MAX, VOTERS_MAX};
 use cinnabar_kv_api::proto;
 use cinnabar_kv_api::proto::cluster_client::ClusterClient;
 use cinnabar_kv_api::proto::cluster_server::Cluster;
 use cinnabar_kv_api::{Command, NodeId, StoreId};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::kv::{propose, unassigned};
@@ -54,12 +54,17 @@ impl ClusterService {
         core.voter.clone().ok_or_else(|| Status::failed_precondition("this is a replica; ask a voter"))
     }
 
+    /// The leader, when it is another voter.
+    fn elsewhere(&self, voter: &Arc<Voter>) -> Result<Option<ClusterClient<Channel>>, Status> {
+        if voter.leads() { Ok(None) } else { leader_channel(&self.node, voter).map(ClusterClient::new).map(Some) }
+    }
+
     /// Gives a voter its id; gives its name.
     async fn assign_to(&self, address: &str, assignment: &Assignment) -> Result<String, Status> {
         let channel = self.node.tls.channel(address, &[Role::Voter], None, self.node.env.net.clone());
         let request = proto::AssignRequest {
             cluster: assignment.cluster.to_string(),
-            store_id: Bytes::copy_from_slice(&assignment.store_id.0),
+            store_id: assignment.store_id.to_bytes(),
             node_id: assignment.node_id,
             address: address.to_owned(),
         };
@@ -150,7 +155,7 @@ impl Cluster for ClusterService {
             Err(problem) => return Err(problem.into()),
         }
         tracing::info!(%store_id, "cluster made");
-        Ok(Response::new(proto::InitResponse { store_id: Bytes::copy_from_slice(&store_id.0), node_ids }))
+        Ok(Response::new(proto::InitResponse { store_id: store_id.to_bytes(), node_ids }))
     }
 
     async fn assign(&self, request: Request<proto::AssignRequest>) -> Result<Response<proto::AssignResponse>, Status> {
@@ -174,8 +179,8 @@ impl Cluster for ClusterService {
         request: Request<proto::AddVoterRequest>,
     ) -> Result<Response<proto::MembershipResponse>, Status> {
         let voter = self.voter()?;
-        if !voter.leads() {
-            return ClusterClient::new(leader_channel(&self.node, &voter)?).add_voter(request.into_inner()).await;
+        if let Some(mut leader) = self.elsewhere(&voter)? {
+            return leader.add_voter(request.into_inner()).await;
         }
         let _one = self.node.membership.lock().await;
         let mut after = voters(&voter);
@@ -191,8 +196,8 @@ impl Cluster for ClusterService {
         request: Request<proto::RemoveVoterRequest>,
     ) -> Result<Response<proto::MembershipResponse>, Status> {
         let voter = self.voter()?;
-        if !voter.leads() {
-            return ClusterClient::new(leader_channel(&self.node, &voter)?).remove_voter(request.into_inner()).await;
+        if let Some(mut leader) = self.elsewhere(&voter)? {
+            return leader.remove_voter(request.into_inner()).await;
         }
         let _one = self.node.membership.lock().await;
         let gone = Self::find(&voter, request.get_ref())?;
@@ -207,8 +212,8 @@ impl Cluster for ClusterService {
         request: Request<proto::ReplaceVoterRequest>,
     ) -> Result<Response<proto::MembershipResponse>, Status> {
         let voter = self.voter()?;
-        if !voter.leads() {
-            return ClusterClient::new(leader_channel(&self.node, &voter)?).replace_voter(request.into_inner()).await;
+        if let Some(mut leader) = self.elsewhere(&voter)? {
+            return leader.replace_voter(request.into_inner()).await;
         }
         let _one = self.node.membership.lock().await;
         let request = request.into_inner();
@@ -226,8 +231,8 @@ impl Cluster for ClusterService {
         request: Request<proto::TransferLeaderRequest>,
     ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
         let voter = self.voter()?;
-        if !voter.leads() {
-            return ClusterClient::new(leader_channel(&self.node, &voter)?).transfer_leader(request.into_inner()).await;
+        if let Some(mut leader) = self.elsewhere(&voter)? {
+            return leader.transfer_leader(request.into_inner()).await;
         }
         let request = request.into_inner();
         let to = if request.node_id == 0 && request.name.is_empty() {

@@ -100,18 +100,6 @@ pub fn behind_ms(node: &Node, local: &Local) -> u64 {
     }
 }
 
-/// Answers a linearizable read's question on the leader, wherever this is called.
-async fn linearize(node: &Arc<Node>, voter: &Arc<Voter>) -> Result<bool, Status> {
-    match voter.read_index().await {
-        Ok(()) => Ok(true),
-        Err(RaftProblem::NotLeader(Some(_))) => Ok(false),
-        Err(problem) => {
-            let _ = node;
-            Err(problem.into())
-        }
-    }
-}
-
 fn outcome_answer(outcome: Outcome) -> Result<proto::WriteResponse, Status> {
     match outcome {
         Outcome::Written { index } | Outcome::Done { index } => {
@@ -139,8 +127,8 @@ pub async fn propose(node: &Arc<Node>, voter: &Arc<Voter>, command: Vec<u8>) -> 
     for _ in 0..FORWARDS_MAX {
         match voter.propose(command.clone()).await {
             Ok(outcome) => return Ok(outcome),
-            Err(RaftProblem::NotLeader(Some(leader))) if leader.name != node.name().as_str() => {
-                match super::raft::forward(node, voter, &leader, command.clone()).await {
+            Err(RaftProblem::NotLeader(Some(leader))) if leader.0 != voter.id() => {
+                match super::raft::forward(node, &leader, command.clone()).await {
                     Ok(outcome) => return Ok(outcome),
                     Err(status) if status.code() == tonic::Code::Unavailable => last = status,
                     Err(status) => return Err(status),
@@ -165,8 +153,12 @@ impl Kv for KvService {
         if request.linearizable {
             let no_voter = || Status::failed_precondition("a linearizable read is asked of a voter, this is a replica");
             let voter = core.voter.as_ref().ok_or_else(no_voter)?;
-            if !linearize(&self.node, voter).await? {
-                return super::raft::forward_get(&self.node, voter, request).await;
+            match voter.read_index().await {
+                Ok(()) => {}
+                Err(RaftProblem::NotLeader(Some(_))) => {
+                    return super::raft::forward_get(&self.node, voter, request).await;
+                }
+                Err(problem) => return Err(problem.into()),
             }
         }
         self.wait(&core.local, request.at_least, request.wait_ms).await?;
@@ -396,11 +388,11 @@ pub fn describe(node: &Arc<Node>) -> proto::StatusResponse {
     };
     let Some(core) = node.core() else { return status };
     let point = core.local.point();
-    status.store_id = point.store.as_ref().map_or(Bytes::new(), |(_, id)| Bytes::copy_from_slice(&id.0));
+    status.store_id = point.store.as_ref().map_or(Bytes::new(), |(_, id)| id.to_bytes());
     status.applied_index = point.applied.index;
     status.term = point.applied.term;
-    status.chain_head = Bytes::copy_from_slice(&point.applied.head.0);
-    status.state_hash = Bytes::copy_from_slice(&point.state_hash.0);
+    status.chain_head = point.applied.head.to_bytes();
+    status.state_hash = point.state_hash.to_bytes();
     status.records = point.records;
     status.first_log_index = core.log.purged().index + 1;
     status.behind_ms = behind_ms(node, &core.local);

@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use cinnabar_daemon::{NodeName, Role};
 use cinnabar_kv_api::limits::MESSAGE_BYTES_MAX;
-use cinnabar_kv_api::proto;
 use cinnabar_kv_api::proto::kv_client::KvClient;
+use cinnabar_kv_api::{NodeId, proto};
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
-use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -20,7 +19,7 @@ use crate::node::Node;
 use crate::raft::proto::raft_client::RaftClient;
 use crate::raft::proto::raft_server::Raft;
 use crate::raft::proto::{Body, InstallSnapshotRequest};
-use crate::raft::{self, STORE_METADATA, TO_METADATA, Voter, decode_request, decode_vote, encode};
+use crate::raft::{self, STORE_METADATA, TO_METADATA, Voter, addressed, decode_request, encode};
 use crate::snapshot;
 use crate::snapshot_files::{Fetch, client};
 use crate::state::Outcome;
@@ -110,7 +109,7 @@ impl Raft for RaftService {
     async fn install_snapshot(&self, request: Request<InstallSnapshotRequest>) -> Result<Response<Body>, Status> {
         let voter = self.meant(&request)?;
         let request = request.into_inner();
-        let vote = decode_vote(&request.vote)?;
+        let vote = decode_request(&Body { data: request.vote })?;
         let channel = self.node.tls.channel(&request.from, &[Role::Voter], None, self.node.env.net.clone());
         let dir = self.node.data_dir.join("fetch");
         let mut fetch = Fetch::open(&dir).map_err(fatal)?;
@@ -120,15 +119,6 @@ impl Raft for RaftService {
         let _ = std::fs::remove_file(&path);
         Ok(Response::new(encode(&installed?)))
     }
-}
-
-fn addressed<T>(node: &Node, to: u64, message: T) -> Result<Request<T>, Status> {
-    let store = node.assignment().ok().flatten().ok_or_else(unassigned)?.store_id;
-    let mut request = Request::new(message);
-    let text = |text: String| MetadataValue::try_from(text).expect("digits are metadata");
-    request.metadata_mut().insert(TO_METADATA, text(to.to_string()));
-    request.metadata_mut().insert(STORE_METADATA, text(store.to_string()));
-    Ok(request)
 }
 
 /// A channel to another voter; the last one is kept, since it is the leader's most of the time.
@@ -151,14 +141,13 @@ fn channel(node: &Arc<Node>, to: &raft::Node) -> Channel {
 /// The leader's status.
 pub async fn forward(
     node: &Arc<Node>,
-    voter: &Arc<Voter>,
-    leader: &raft::Node,
+    (id, leader): &(NodeId, raft::Node),
     command: Vec<u8>,
 ) -> Result<Outcome, Status> {
-    let (id, _) = voter.leader().ok_or_else(|| Status::unavailable("no leader is known"))?;
+    let store_id = node.assignment().ok().flatten().ok_or_else(unassigned)?.store_id;
     let mut client = RaftClient::new(channel(node, leader)).max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX);
     client = client.max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX);
-    let request = addressed(node, id, Body { data: command.into() })?;
+    let request = addressed(Body { data: command.into() }, *id, &store_id);
     decode_request(client.propose(request).await?.get_ref())
 }
 
@@ -171,14 +160,13 @@ pub async fn forward_get(
     voter: &Arc<Voter>,
     request: proto::GetRequest,
 ) -> Result<Response<proto::GetResponse>, Status> {
-    let (id, leader) = voter.leader().ok_or_else(|| Status::unavailable("no leader is known"))?;
-    if id == voter.id() {
-        return Err(Status::unavailable("leadership is changing; try again"));
-    }
-    KvClient::new(channel(node, &leader)).max_decoding_message_size(MESSAGE_BYTES_MAX).get(request).await
+    KvClient::new(leader_channel(node, voter)?).max_decoding_message_size(MESSAGE_BYTES_MAX).get(request).await
 }
 
-/// The leader's address and a channel to it, for calls that only the leader answers.
+/// A channel to the leader, for calls that only the leader answers.
+///
+/// # Errors
+/// `UNAVAILABLE` when no other voter is known to lead.
 pub fn leader_channel(node: &Arc<Node>, voter: &Arc<Voter>) -> Result<Channel, Status> {
     let (id, leader) = voter.leader().ok_or_else(|| Status::unavailable("no leader is known"))?;
     if id == voter.id() {

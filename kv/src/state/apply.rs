@@ -54,12 +54,12 @@ impl Tip {
         let meta = Meta::load(engine)?;
         let sum = if meta.sum.is_empty() { Some(Sum::default()) } else { Sum::from_bytes(&meta.sum) };
         let mut tip = Self {
-            applied: meta.applied.into(),
+            applied: meta.applied,
             sum: sum.ok_or_else(|| damaged("its sum has another length".to_owned()))?,
             records: meta.records,
             record_bytes: meta.record_bytes,
             store: meta.store,
-            membership: meta.membership.map(|(point, body)| (point.into(), body)),
+            membership: meta.membership,
             sessions: Sessions::default(),
         };
         let prefix = [Space::Session as u8];
@@ -68,10 +68,9 @@ impl Tip {
             let page = engine.range(&prefix, &from, LOAD_PAGE)?;
             for (key, _) in &page {
                 let client = ClientId(key[1..].try_into().map_err(|_| damaged("a session's key".to_owned()))?);
-                let Some(record) = record::read(engine, Space::Session, &client.0)? else { continue };
+                let Some((head, record)) = record::read_with_head(engine, Space::Session, &client.0)? else { continue };
                 let session = Session::decode(&record.value).map_err(|error| damaged(error.to_string()))?;
-                let digest = hash::digest(Space::Session, &client.0, record.mod_index, &record.value);
-                tip.sessions.load(client, session, (digest, record.value.len()));
+                tip.sessions.load(client, session, (head.digest, head.length));
             }
             let Some((last, _)) = page.last().filter(|_| page.len() == LOAD_PAGE) else { break };
             from = [last.as_ref(), &[0]].concat();
@@ -99,13 +98,13 @@ impl Tip {
 
     fn meta(&self) -> Meta {
         Meta {
-            applied: self.applied.into(),
+            applied: self.applied,
             sum: self.sum.to_bytes().into(),
             records: self.records,
             record_bytes: self.record_bytes,
             sessions: self.sessions.len() as u64,
             store: self.store.clone(),
-            membership: self.membership.as_ref().map(|(point, body)| ((*point).into(), body.clone())),
+            membership: self.membership.clone(),
         }
     }
 }
@@ -339,7 +338,6 @@ impl StateWriter {
         *state.point.write() = Arc::new(staged.point);
         state.applied.store(index, Ordering::Release);
         drop(scans);
-        state.applied_watch.send_replace(index);
         state.flusher.push(range, || state.has_room())?;
         self.staged = false;
         Ok(CommittedRange { outcomes: staged.outcomes, changes: staged.changes })

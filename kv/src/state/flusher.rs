@@ -36,15 +36,6 @@ pub(super) struct Range {
     pub records: Vec<Stored>,
 }
 
-/// How far the state has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flushed {
-    /// In the engine.
-    pub flushed: u64,
-    /// On disk.
-    pub durable: u64,
-}
-
 #[derive(Debug, Default)]
 struct Queue {
     ranges: VecDeque<Range>,

@@ -10,7 +10,6 @@ use super::meta::{META_KEY, Meta};
 use super::record::{self, Record};
 use super::sessions::Session;
 use crate::limits::IMPORT_BATCH_BYTES;
-use crate::log::LogPoint;
 use crate::snapshot::Header;
 use crate::store::{Batch, Engine, StoreError};
 
@@ -120,17 +119,14 @@ impl Importer {
     pub fn finish(mut self, header: &Header) -> Result<(), StoreError> {
         self.flush()?;
         let Some(engine) = &self.engine else { return Ok(()) };
-        let membership = header.membership.as_ref().map(|(index, term, head, body)| {
-            (LogPoint { index: *index, term: *term, head: *head }.into(), body.clone())
-        });
         let meta = Meta {
-            applied: header.point().into(),
+            applied: header.point(),
             sum: self.sum.to_bytes().into(),
             records: self.records,
             record_bytes: self.record_bytes,
             sessions: self.sessions,
             store: header.store.clone(),
-            membership,
+            membership: header.membership.clone(),
         };
         engine.commit(vec![(META_KEY.to_vec(), Some(meta.encode()))])
     }

@@ -5,9 +5,10 @@
 
 use bytes::Bytes;
 use cinnabar_daemon::id::ClusterId;
-use cinnabar_kv_api::{ChainHead, StoreId, codec};
+use cinnabar_kv_api::{StoreId, codec};
 use serde::{Deserialize, Serialize};
 
+use crate::files::{with_checksum, without_checksum};
 use crate::limits::PIECE_BYTES;
 use crate::log::LogPoint;
 use crate::store::{Engine, StoreError};
@@ -22,31 +23,11 @@ pub const MEMBERSHIP_BYTES_MAX: usize = 16 * 1024;
 
 const _: () = assert!(PIECE_BYTES * 16 + 16 * 600 + META_BYTES_MAX <= 128 * 1024);
 
-/// A log point, as stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct StoredPoint {
-    index: u64,
-    term: u64,
-    head: ChainHead,
-}
-
-impl From<LogPoint> for StoredPoint {
-    fn from(point: LogPoint) -> Self {
-        Self { index: point.index, term: point.term, head: point.head }
-    }
-}
-
-impl From<StoredPoint> for LogPoint {
-    fn from(point: StoredPoint) -> Self {
-        Self { index: point.index, term: point.term, head: point.head }
-    }
-}
-
 /// What the engine holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Meta {
     /// Last applied entry.
-    pub applied: StoredPoint,
+    pub applied: LogPoint,
     /// The running sum, `hash::SUM_BYTES` bytes, or none before the first record.
     pub sum: Bytes,
     /// Live records.
@@ -58,15 +39,13 @@ pub struct Meta {
     /// The cluster and the history.
     pub store: Option<(ClusterId, StoreId)>,
     /// Index of the last membership and its encoded body.
-    pub membership: Option<(StoredPoint, Bytes)>,
+    pub membership: Option<(LogPoint, Bytes)>,
 }
 
 impl Meta {
     /// Encodes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = codec::encode(META_FORMAT, self);
-        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
-        out
+        with_checksum(&codec::encode(META_FORMAT, self))
     }
 
     /// Reads it from an engine; the empty one when the engine is new.
@@ -81,10 +60,7 @@ impl Meta {
                 false => Err(damaged("it is missing".to_owned())),
             };
         };
-        let body = match bytes.split_last_chunk::<4>() {
-            Some((body, crc)) if crc32c::crc32c(body) == u32::from_le_bytes(*crc) => body,
-            _ => return Err(damaged("its checksum does not hold".to_owned())),
-        };
+        let body = without_checksum(&bytes).ok_or_else(|| damaged("its checksum does not hold".to_owned()))?;
         codec::decode::<Self, META_BYTES_MAX>("state point", META_FORMAT, body)
             .map_err(|error| damaged(error.to_string()))
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Batch, Engine, StoreError};
-use crate::log::{create_dir, sync_dir};
+use crate::files::{create_dir, sync_dir};
 
 /// Times that a locked database is tried.
 const LOCK_TRIES_MAX: u32 = 100;

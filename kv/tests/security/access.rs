@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use cinnabar_daemon::Role;
-use cinnabar_kv::server::access::{ACCESS, allowed};
+use cinnabar_kv::server::access::{ACCESS, Rule, allowed};
 use cinnabar_kv_api::proto::WriteRequest;
 use cinnabar_kv_api::{Condition, Key, Op};
 use tonic::transport::Channel;
@@ -87,6 +87,17 @@ enum Sees {
     Local,
 }
 
+impl Sees {
+    /// What the table says of such a caller.
+    fn may(&self, rule: &Rule) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Role(role) => rule.roles.contains(role),
+            Self::Local => rule.local,
+        }
+    }
+}
+
 /// Every caller that there is, each on a connection of its own.
 fn callers(pki: &Pki, node: &TestNode) -> Vec<Caller> {
     let other_authority = Pki::new();
@@ -121,11 +132,7 @@ async fn try_every_cell(pki: &Pki, node: &TestNode) -> (usize, usize) {
     for caller in callers(pki, node) {
         for rule in ACCESS {
             let answer = call(caller.channel.clone(), rule.path, Request::new(Bytes::new())).await;
-            let may = match caller.sees {
-                Sees::Nobody => false,
-                Sees::Role(role) => rule.roles.contains(&role),
-                Sees::Local => rule.local,
-            };
+            let may = caller.sees.may(rule);
             let what = format!("{} by {}: {answer:?}", rule.path, caller.name);
             if may {
                 assert!(is_admitted(&answer), "{what}");
@@ -174,11 +181,7 @@ async fn every_cell_of_calls_and_callers_holds_on_a_replica_and_on_a_voter_witho
     for caller in callers(&pki, &fresh) {
         for rule in ACCESS {
             let answer = call(caller.channel.clone(), rule.path, Request::new(Bytes::new())).await;
-            let may = match caller.sees {
-                Sees::Nobody => false,
-                Sees::Role(role) => rule.roles.contains(&role),
-                Sees::Local => rule.local,
-            };
+            let may = caller.sees.may(rule);
             assert_eq!(is_admitted(&answer), may, "{} by {}: {answer:?}", rule.path, caller.name);
             assert_eq!(is_refused(&answer), !may, "{} by {}: {answer:?}", rule.path, caller.name);
         }

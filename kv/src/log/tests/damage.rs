@@ -102,6 +102,24 @@ fn damage_in_a_closed_file_is_never_a_torn_tail() {
 }
 
 #[test]
+fn a_closed_file_opens_whatever_became_of_the_mark_behind_its_last_record() {
+    // The mark is written after the file's last sync, and the next file may be on disk before it.
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 1..=40, 1);
+    let all = contents(&log);
+    drop(log);
+    let path = &files(dir.path())[0];
+    let whole = fs::read(path).unwrap();
+    let end = whole.len() - RECORD_HEADER_BYTES;
+    let zeroes = [&whole[..end], &[0; RECORD_HEADER_BYTES]].concat();
+    for lost in [&zeroes, &whole[..end + 9], &whole[..end]] {
+        fs::write(path, lost).unwrap();
+        assert_eq!(contents(&open(dir.path())), all);
+    }
+}
+
+#[test]
 fn a_record_of_another_log_does_not_follow() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let [one, two] = [(&dir, 1), (&other, 2)].map(|(dir, term)| {
