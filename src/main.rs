@@ -8,7 +8,11 @@ mod cli;
 
 use std::process::ExitCode;
 
+use cinnabar_daemon::Allocator;
 use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     match cli::Cli::try_parse() {

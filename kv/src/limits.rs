@@ -25,7 +25,9 @@ pub const INLINE_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of records in memory that are applied but not yet in the engine; more make `apply` wait.
 pub const PENDING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Records that one engine batch may hold unless one range alone has more; readers that miss the cache wait for it.
-pub const BATCH_RECORDS: usize = 128;
+pub const BATCH_RECORDS: usize = 512;
+/// Time for which applied ranges are gathered into one engine batch, in milliseconds.
+pub const GATHER_MS: u64 = 50;
 /// Bytes of the read cache.
 pub const CACHE_BYTES_DEFAULT: u64 = 512 * 1024 * 1024;
 /// Bytes that the engine may keep in memory.

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cinnabar_daemon::{Env, Tls};
-use cinnabar_kv_api::{Command, Entry as Wire, NodeId, StoreId};
+use cinnabar_kv_api::{Command, NodeId, StoreId};
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, Instant as _, ReadPolicy, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
@@ -200,18 +200,15 @@ impl Voter {
         if self.local.point().store.is_some() {
             return Ok(());
         }
-        self.propose(genesis.encode()).await.map(|_| ())
+        self.propose(genesis.to_payload()).await.map(|_| ())
     }
 
-    /// Has a command committed and applied; gives its answer.
+    /// Has a command committed and applied, given as [`Command::to_payload`]; gives its answer.
     ///
     /// # Errors
     /// [`RaftProblem`]; after [`RaftProblem::NoQuorum`] it may still come to be.
-    pub async fn propose(&self, command: Vec<u8>) -> Result<Outcome, RaftProblem> {
-        let mut payload = Vec::with_capacity(command.len() + 1);
-        payload.push(Wire::COMMAND);
-        payload.extend_from_slice(&command);
-        let write = self.raft.client_write(Proposal(Bytes::from(payload)));
+    pub async fn propose(&self, payload: Bytes) -> Result<Outcome, RaftProblem> {
+        let write = self.raft.client_write(Proposal(payload));
         match tokio::time::timeout(Duration::from_millis(WRITE_WAIT_MS_MAX), write).await {
             Ok(Ok(answer)) => Ok(answer.data),
             Ok(Err(error)) => Err(write_problem(error)),

@@ -130,7 +130,7 @@ struct Pending {
 struct Weigher;
 
 /// Bytes that the cache itself spends on an entry, about.
-const CACHE_ENTRY_BYTES: u64 = 120;
+const CACHE_ENTRY_BYTES: u64 = 152;
 /// Mean bytes of an entry, for the number of entries that the cache makes room for.
 const CACHE_ENTRY_BYTES_MEAN: u64 = 400;
 /// Bytes of a shard of the cache: all of them when it has fewer.
@@ -143,11 +143,18 @@ const CACHE_BYTES_MIN: u64 = 4 * (RECORD_BYTES_MAX as u64 + CACHE_ENTRY_BYTES);
 
 const _: () = assert!(CACHE_BYTES_MIN <= CACHE_SHARD_BYTES);
 
-type Slot = Option<Record>;
+/// A record and its digest, which whoever replaces it needs.
+#[derive(Debug, Clone)]
+struct Cached {
+    record: Record,
+    digest: hash::Digest,
+}
+
+type Slot = Option<Cached>;
 
 impl quick_cache::Weighter<Key, Slot> for Weigher {
     fn weight(&self, key: &Key, slot: &Slot) -> u64 {
-        (key.len() + slot.as_ref().map_or(0, |record| record.value.len())) as u64 + CACHE_ENTRY_BYTES
+        (key.len() + slot.as_ref().map_or(0, |cached| cached.record.value.len())) as u64 + CACHE_ENTRY_BYTES
     }
 }
 
@@ -178,6 +185,10 @@ pub struct State {
     scans: Mutex<scan::Scans>,
     point: RwLock<Arc<Point>>,
     applied: AtomicU64,
+    /// Index of the range that is being made readable, then of the one that was: `applied` once it all is.
+    publishing: AtomicU64,
+    /// Held while a range is made readable.
+    commits: Mutex<()>,
     flusher: Flusher,
     reads: AtomicU64,
 }
@@ -203,6 +214,8 @@ impl State {
             pending,
             scans: Mutex::default(),
             applied: AtomicU64::new(point.applied.index),
+            publishing: AtomicU64::new(point.applied.index),
+            commits: Mutex::default(),
             flusher,
             point: RwLock::new(point),
             reads: AtomicU64::new(0),
@@ -239,12 +252,24 @@ impl State {
     pub fn get(&self, key: &[u8]) -> Result<Read, StoreError> {
         // The index first: what is read after it is at least as new.
         let applied_index = self.applied_index();
-        let record = match self.cache.get(key) {
+        let record = self.look_up(key)?;
+        // A record that was there already is what that index says. Another, or none, is so only when no commit was
+        // under way; while one is, what is read may be of it, and the index before it.
+        let old = record.as_ref().is_some_and(|record| record.mod_index <= applied_index);
+        if old || self.publishing.load(Ordering::Acquire) == applied_index {
+            return Ok(Read { record, applied_index });
+        }
+        let _no_commit = self.commits.lock();
+        let applied_index = self.applied_index();
+        Ok(Read { record: self.look_up(key)?, applied_index })
+    }
+
+    fn look_up(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
+        let slot = match self.cache.get(key) {
             Some(slot) => slot,
             None => self.fill(key)?,
         };
-        let newest = record.as_ref().map_or(0, |record| record.mod_index);
-        Ok(Read { record, applied_index: applied_index.max(newest) })
+        Ok(slot.map(|cached| cached.record))
     }
 
     fn fill(&self, key: &[u8]) -> Result<Slot, StoreError> {
@@ -263,9 +288,10 @@ impl State {
 
     fn load(&self, key: &[u8]) -> Result<Slot, StoreError> {
         if let Some(waiting) = self.pending.read().records.get(key) {
-            return Ok(waiting.slot.clone());
+            return Ok(waiting.slot.clone().map(|record| Cached { record, digest: waiting.digest }));
         }
-        record::read(&*self.engine, Space::Record, key)
+        let read = record::read_with_head(&*self.engine, Space::Record, key)?;
+        Ok(read.map(|(head, record)| Cached { record, digest: head.digest }))
     }
 
     /// What the state hash and conditions need of a record. Checked like every read: damage that went unnoticed here
@@ -280,10 +306,10 @@ impl State {
             return Ok(waiting.slot.as_ref().map(head));
         }
         if let Some(slot) = self.cache.peek(key) {
-            return Ok(slot.map(|record| record::Head {
+            return Ok(slot.map(|Cached { record, digest }| record::Head {
                 mod_index: record.mod_index,
                 length: record.value.len(),
-                digest: hash::digest(Space::Record, key, record.mod_index, &record.value),
+                digest,
             }));
         }
         Ok(record::read_with_head(&*self.engine, Space::Record, key)?.map(|(head, _)| head))

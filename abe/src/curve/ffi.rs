@@ -1,6 +1,6 @@
 //! The one door to blst: scalars, points and pairings as plain safe values.
 //!
-//! Everything `unsafe` in this workspace is in this file, and all of it has the same shape: a C function that reads
+//! Everything `unsafe` in this crate is in this file, and all of it has the same shape: a C function that reads
 //! fixed-size structs through pointers that come from live Rust references, writes one fixed-size struct, keeps no
 //! pointer, and allocates nothing. Each block says what else it leans on. The wrapped types are plain integers in C
 //! layout, so every bit pattern is a valid value for Rust; whether it is a point of the subgroup is for those who read

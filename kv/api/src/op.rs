@@ -4,6 +4,7 @@ use bytes::Bytes;
 use cinnabar_daemon::id::ClusterId;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::Entry;
 use crate::error::{Error, bounded};
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_CONDITIONS_MAX, BATCH_OPS_MAX, COMMAND_BYTES_MAX, KEY_BYTES_MAX, RECORD_BYTES_MAX,
@@ -13,6 +14,10 @@ use crate::{StoreId, codec};
 /// Id of a voter or learner: the index of the log entry that allocated it (1 to 5 for the first voters). Never reused.
 pub type NodeId = u64;
 
+/// Bytes that an encoded write has beside its operations, about: room made ahead.
+const COMMAND_OVERHEAD_BYTES: usize = 64;
+/// Bytes that an operation has beside its key and value.
+const OP_OVERHEAD_BYTES: usize = 20;
 /// First byte of an encoded [`Command`].
 const COMMAND_FORMAT: u8 = 1;
 
@@ -76,6 +81,12 @@ impl Op {
             Self::Put { key, .. } | Self::Delete { key } => key,
         }
     }
+
+    /// Bytes of its key and value.
+    pub fn bytes(&self) -> usize {
+        let value = if let Self::Put { value, .. } = self { value.len() } else { 0 };
+        self.key().as_bytes().len() + value
+    }
 }
 
 /// Holds when the key's record was last written by entry `mod_index`; 0 means that the key must be absent.
@@ -113,8 +124,7 @@ impl Write {
         bounded("conditions of a write", 0, BATCH_CONDITIONS_MAX, self.conditions.len())?;
         let mut total = 0;
         for op in &self.ops {
-            let value = if let Op::Put { value, .. } = op { value.len() } else { 0 };
-            let record = op.key().as_bytes().len() + value;
+            let record = op.bytes();
             bounded("key and value bytes", 1, RECORD_BYTES_MAX, record)?;
             total += record;
         }
@@ -142,6 +152,18 @@ impl Command {
     /// Encodes: `format (1) | bincode`.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(COMMAND_FORMAT, self)
+    }
+
+    /// The payload of a log entry that carries it: its kind, then as [`Command::encode`].
+    pub fn to_payload(&self) -> Bytes {
+        let values = match self {
+            Self::Write(write) => write.ops.iter().map(|op| op.bytes() + OP_OVERHEAD_BYTES).sum(),
+            _ => 0,
+        };
+        let mut out = Vec::with_capacity(COMMAND_OVERHEAD_BYTES + values);
+        out.extend_from_slice(&[Entry::COMMAND, COMMAND_FORMAT]);
+        codec::encode_into(&mut out, self);
+        out.into()
     }
 
     /// Decodes and checks every bound.

@@ -4,9 +4,11 @@
 //! The road of a process: [`config`] reads its file, [`telemetry`] opens its log, [`mtls`] loads who it is,
 //! [`shutdown`] listens for signals, [`health`] answers probes, [`backoff`] spaces what is tried again; every clock,
 //! random byte and socket comes from [`mod@env`]. [`pki`] makes the certificates, [`mod@file`] keeps them safe on disk.
-//! Law: this crate knows no service. It depends on none of ours and offers nothing that only one process would use.
-#![forbid(unsafe_code)]
+//! [`mod@allocator`] is the memory
+//! beneath. Law: this crate knows no service. It depends on none of ours and offers nothing that only one process would use.
+#![deny(unsafe_code)]
 
+pub mod allocator;
 pub mod backoff;
 pub mod config;
 pub mod env;
@@ -18,6 +20,7 @@ pub mod pki;
 pub mod shutdown;
 pub mod telemetry;
 
+pub use allocator::Allocator;
 pub use backoff::Backoff;
 pub use config::ConfigError;
 pub use env::{Clock, Env, Net, Rng};

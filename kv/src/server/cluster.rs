@@ -80,7 +80,7 @@ impl ClusterService {
             return Err(Status::already_exists(format!("{address} is a member already")));
         }
         let store_id = self.node.assignment()?.ok_or_else(unassigned)?.store_id;
-        let allocated = propose(&self.node, voter, Command::AllocateNode.encode()).await?;
+        let allocated = propose(&self.node, voter, Command::AllocateNode.to_payload()).await?;
         let Outcome::Done { index: node_id } = allocated else {
             return Err(Status::unavailable("the store has no name yet: `cinnabar cluster init`"));
         };
@@ -150,7 +150,7 @@ impl Cluster for ClusterService {
         match voter.initialize(members, &genesis).await {
             Ok(()) => {}
             Err(RaftProblem::NotLeader(_)) => {
-                propose(&self.node, &voter, genesis.encode()).await?;
+                propose(&self.node, &voter, genesis.to_payload()).await?;
             }
             Err(problem) => return Err(problem.into()),
         }

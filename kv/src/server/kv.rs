@@ -83,6 +83,18 @@ fn check_prefix(prefix: &[u8]) -> Result<(), Status> {
     Ok(())
 }
 
+/// Refuses a write while this node's disk is nearly full.
+///
+/// # Errors
+/// `RESOURCE_EXHAUSTED`.
+#[allow(clippy::result_large_err)]
+pub fn check_disk(node: &Node) -> Result<(), Status> {
+    if node.disk_full.load(Ordering::Acquire) {
+        return Err(Status::resource_exhausted("the disk is nearly full: writes are refused until there is room"));
+    }
+    Ok(())
+}
+
 /// A voter that was given no node id yet.
 pub fn unassigned() -> Status {
     Status::unavailable("this voter belongs to no cluster yet: `cinnabar cluster init` or `cluster add-voter`")
@@ -122,7 +134,7 @@ fn outcome_answer(outcome: Outcome) -> Result<proto::WriteResponse, Status> {
 ///
 /// # Errors
 /// The leader's status.
-pub async fn propose(node: &Arc<Node>, voter: &Arc<Voter>, command: Vec<u8>) -> Result<Outcome, Status> {
+pub async fn propose(node: &Arc<Node>, voter: &Arc<Voter>, command: Bytes) -> Result<Outcome, Status> {
     let mut last = Status::unavailable("no leader is known");
     for _ in 0..FORWARDS_MAX {
         match voter.propose(command.clone()).await {
@@ -235,12 +247,10 @@ impl Kv for KvService {
             let key = op.key().as_bytes().escape_ascii().to_string();
             return Err(Status::permission_denied(format!("operators write only under operator/, not {key}")));
         }
-        if self.node.disk_full.load(Ordering::Acquire) {
-            return Err(Status::resource_exhausted("the disk is nearly full: writes are refused until there is room"));
-        }
+        check_disk(&self.node)?;
         let busy = |_| Status::resource_exhausted("too many writes are in flight; try again in 100 ms");
         let _place = self.node.writes.try_acquire().map_err(busy)?;
-        let result = propose(&self.node, voter, Command::Write(write).encode()).await;
+        let result = propose(&self.node, voter, Command::Write(write).to_payload()).await;
         let metrics = &self.node.metrics;
         metrics.write_seconds.record(self.node.env.clock.now().duration_since(started).as_secs_f64());
         match &result {

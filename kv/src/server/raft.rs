@@ -4,16 +4,17 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cinnabar_daemon::{NodeName, Role};
 use cinnabar_kv_api::limits::MESSAGE_BYTES_MAX;
 use cinnabar_kv_api::proto::kv_client::KvClient;
-use cinnabar_kv_api::{NodeId, proto};
+use cinnabar_kv_api::{Command, Entry, NodeId, proto};
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::kv::unassigned;
+use super::kv::{check_disk, unassigned};
 use crate::limits::RAFT_MESSAGE_BYTES_MAX;
 use crate::node::Node;
 use crate::raft::proto::raft_client::RaftClient;
@@ -100,9 +101,13 @@ impl Raft for RaftService {
 
     async fn propose(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let voter = self.meant(&request)?;
-        cinnabar_kv_api::Command::decode(&request.get_ref().data)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let outcome = voter.propose(request.into_inner().data.to_vec()).await?;
+        let payload = request.into_inner().data;
+        let body = payload.strip_prefix(&[Entry::COMMAND]);
+        let body = body.ok_or_else(|| Status::invalid_argument("payload: not a command"))?;
+        Command::decode(body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        // The voter that was asked checked its own disk; this is the leader's.
+        check_disk(&self.node)?;
+        let outcome = voter.propose(payload).await?;
         Ok(Response::new(encode(&outcome)))
     }
 
@@ -139,15 +144,11 @@ fn channel(node: &Arc<Node>, to: &raft::Node) -> Channel {
 ///
 /// # Errors
 /// The leader's status.
-pub async fn forward(
-    node: &Arc<Node>,
-    (id, leader): &(NodeId, raft::Node),
-    command: Vec<u8>,
-) -> Result<Outcome, Status> {
+pub async fn forward(node: &Arc<Node>, (id, leader): &(NodeId, raft::Node), command: Bytes) -> Result<Outcome, Status> {
     let store_id = node.assignment().ok().flatten().ok_or_else(unassigned)?.store_id;
     let mut client = RaftClient::new(channel(node, leader)).max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX);
     client = client.max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX);
-    let request = addressed(Body { data: command.into() }, *id, &store_id);
+    let request = addressed(Body { data: command }, *id, &store_id);
     decode_request(client.propose(request).await?.get_ref())
 }
 

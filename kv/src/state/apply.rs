@@ -309,11 +309,13 @@ impl StateWriter {
         state.wait_for_dumps();
         let mut scans = state.scans.lock();
         scans.remember(state, index, staged.touched.keys())?;
+        let commits = state.commits.lock();
+        state.publishing.store(index, Ordering::Release);
         {
             let mut pending = state.pending.write();
             for (key, touched) in staged.touched {
                 let (slot, digest) = (touched.new.flatten(), touched.digest);
-                cached.push((key.to_vec(), slot.clone()));
+                cached.push((key.to_vec(), slot.clone().map(|record| super::Cached { record, digest })));
                 let old_length = touched.old.map_or(0, |head| head.length);
                 range.records.push(Stored {
                     space: Space::Record,
@@ -337,6 +339,7 @@ impl StateWriter {
         }
         *state.point.write() = Arc::new(staged.point);
         state.applied.store(index, Ordering::Release);
+        drop(commits);
         drop(scans);
         state.flusher.push(range, || state.has_room())?;
         self.staged = false;

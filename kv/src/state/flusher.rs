@@ -1,21 +1,26 @@
 //! Moves applied ranges into the engine, in their order, several to a batch, and knows how far the disk is.
 //!
+//! It gathers for a moment before it writes: each batch wakes the engine's threads, holds up readers that miss the
+//! cache, and writes the point and the sessions of the clients anew, so few large batches cost less than many small
+//! ones. What waits is readable from memory meanwhile. Whoever needs the engine now says so, and nothing is gathered.
+//!
 //! Law: a batch is whole ranges with the point after the last of them, so that the engine always holds one applied
 //! state. An error ends it for good: what it could not write is still in the log, and the process must end.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::Pending;
 use super::hash::{Digest, Space};
 use super::meta::{META_KEY, Meta};
 use super::record::{self, Record};
-use crate::limits::BATCH_RECORDS;
+use crate::limits::{BATCH_RECORDS, GATHER_MS};
 use crate::store::{Engine, StoreError};
 
 /// One record of a range, as it goes to the engine.
@@ -39,6 +44,10 @@ pub(super) struct Range {
 #[derive(Debug, Default)]
 struct Queue {
     ranges: VecDeque<Range>,
+    /// Records of the ranges.
+    records: usize,
+    /// Those who wait for the engine: with any, nothing is gathered.
+    waiting: usize,
     /// The thread is committing what it took.
     busy: bool,
     stop: bool,
@@ -93,20 +102,32 @@ impl Flusher {
     /// Queues a range; waits while there is no room.
     pub(super) fn push(&self, range: Range, has_room: impl Fn() -> bool) -> Result<(), StoreError> {
         let mut queue = self.shared.queue.lock();
+        queue.records += range.records.len();
         queue.ranges.push_back(range);
-        self.shared.more.notify_one();
-        while !has_room() && !self.failed() && (queue.busy || !queue.ranges.is_empty()) {
-            self.shared.less.wait(&mut queue);
+        // One that gathers is woken only when it has enough.
+        if queue.ranges.len() == 1 || queue.is_full() {
+            self.shared.more.notify_one();
         }
+        self.wait(&mut queue, |queue| !has_room() && (queue.busy || !queue.ranges.is_empty()));
         if self.failed() { Err(failed()) } else { Ok(()) }
     }
 
     /// Waits until the engine has everything up to an applied index.
     pub(super) fn drain(&self, index: u64) {
         let mut queue = self.shared.queue.lock();
-        while !self.failed() && self.shared.flushed.load(Ordering::Acquire) < index {
-            self.shared.less.wait(&mut queue);
+        self.wait(&mut queue, |_| self.shared.flushed.load(Ordering::Acquire) < index);
+    }
+
+    fn wait(&self, queue: &mut MutexGuard<'_, Queue>, needed: impl Fn(&Queue) -> bool) {
+        if self.failed() || !needed(queue) {
+            return;
         }
+        queue.waiting += 1;
+        self.shared.more.notify_one();
+        while !self.failed() && needed(queue) {
+            self.shared.less.wait(queue);
+        }
+        queue.waiting -= 1;
     }
 
     pub(super) fn make_durable(&self, engine: &dyn Engine) -> Result<u64, StoreError> {
@@ -131,21 +152,51 @@ impl Flusher {
     }
 }
 
+impl Queue {
+    fn is_full(&self) -> bool {
+        self.records >= BATCH_RECORDS
+    }
+
+    /// The ranges of the next batch.
+    fn take(&mut self) -> Vec<Range> {
+        let mut taken: Vec<Range> = Vec::new();
+        let mut records = 0;
+        while let Some(next) = self.ranges.front()
+            && (taken.is_empty() || records + next.records.len() <= BATCH_RECORDS)
+        {
+            records += next.records.len();
+            taken.extend(self.ranges.pop_front());
+        }
+        self.records -= records;
+        taken
+    }
+}
+
+impl Shared {
+    /// Waits for ranges, and then for some more; none when the thread must end.
+    fn next(&self) -> Option<Vec<Range>> {
+        let mut queue = self.queue.lock();
+        queue.busy = false;
+        self.less.notify_all();
+        while queue.ranges.is_empty() && !queue.stop {
+            self.more.wait(&mut queue);
+        }
+        let until = Instant::now() + Duration::from_millis(GATHER_MS);
+        while !queue.stop && queue.waiting == 0 && !queue.is_full() {
+            if self.more.wait_until(&mut queue, until).timed_out() {
+                break;
+            }
+        }
+        if queue.stop {
+            return None;
+        }
+        queue.busy = true;
+        Some(queue.take())
+    }
+}
+
 fn run(shared: &Shared, engine: &dyn Engine, pending: &RwLock<Pending>) {
-    loop {
-        let taken = {
-            let mut queue = shared.queue.lock();
-            queue.busy = false;
-            shared.less.notify_all();
-            while queue.ranges.is_empty() && !queue.stop {
-                shared.more.wait(&mut queue);
-            }
-            if queue.stop {
-                return;
-            }
-            queue.busy = true;
-            take(&mut queue.ranges)
-        };
+    while let Some(taken) = shared.next() {
         if let Err(error) = commit(engine, &taken) {
             tracing::error!(%error, "the state cannot be written; this process must end");
             shared.failed.store(true, Ordering::Release);
@@ -159,23 +210,17 @@ fn run(shared: &Shared, engine: &dyn Engine, pending: &RwLock<Pending>) {
     }
 }
 
-fn take(ranges: &mut VecDeque<Range>) -> Vec<Range> {
-    let mut taken: Vec<Range> = Vec::new();
-    let mut records = 0;
-    while let Some(next) = ranges.front()
-        && (taken.is_empty() || records + next.records.len() <= BATCH_RECORDS)
-    {
-        records += next.records.len();
-        taken.extend(ranges.pop_front());
-    }
-    taken
-}
-
+/// Writes each record once, as the last range leaves it, over what the engine holds from before the first.
 fn commit(engine: &dyn Engine, ranges: &[Range]) -> Result<(), StoreError> {
-    let mut batch = Vec::new();
+    let mut newest: HashMap<(Space, &Bytes), (&Stored, usize)> = HashMap::new();
     for stored in ranges.iter().flat_map(|range| &range.records) {
+        let place = newest.entry((stored.space, &stored.key)).or_insert((stored, stored.old_length));
+        place.0 = stored;
+    }
+    let mut batch = Vec::with_capacity(newest.len() + 1);
+    for ((space, key), (stored, old_length)) in newest {
         let new = stored.new.as_ref().map(|record| (record, &stored.digest));
-        record::write(&mut batch, stored.space, &stored.key, new, stored.old_length);
+        record::write(&mut batch, space, key, new, old_length);
     }
     let meta = ranges.last().map(|range| range.meta.encode());
     batch.push((META_KEY.to_vec(), meta));

@@ -22,7 +22,7 @@ const SUM_DOMAIN: &str = "cinnabar 2026 kv state sum v1";
 pub type Digest = [u8; 32];
 
 /// What kind of record a digest is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Space {
     /// A client's record.
     Record = b'k' as isize,

@@ -76,7 +76,7 @@ impl Scans {
             return Ok(());
         }
         for key in keys.filter(|key| self.open.values().any(|open| **key > open.passed)).collect::<Vec<_>>() {
-            let old = state.load(key)?;
+            let old = state.load(key)?.map(|cached| cached.record);
             self.undo_bytes += undo_size(key, &old);
             self.undo.entry(key.clone()).or_default().push((index, old));
         }

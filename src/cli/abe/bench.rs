@@ -10,6 +10,7 @@ use std::hint::black_box;
 use cinnabar_abe::danger::units::Units;
 use cinnabar_abe::limits::Limits;
 use cinnabar_abe::{AttributeKey, Attributes, Ciphertext, Policy, PublicKey, SystemSecretKey, setup};
+use cinnabar_daemon::allocator;
 use clap::Args;
 use getrandom::SysRng;
 use rand_core::UnwrapErr;
@@ -247,7 +248,7 @@ impl Bench {
         let extract = least_ms(short_runs, || (), |()| Policy::extract(bytes).expect("a ciphertext"));
         // The first decryption of a key prepares its tables: the peak is taken there.
         let fresh = read_key();
-        let peak = allocation_counter::measure(|| decrypt(&fresh)).bytes_max;
+        let ((), peak) = allocator::peak_bytes(|| decrypt(&fresh));
         Ok(json!({
             "keygen_cold_ms": keygen_cold,
             "keygen_warm_ms": keygen_warm,

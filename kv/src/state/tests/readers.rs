@@ -39,13 +39,18 @@ struct Progress {
 
 fn read_all(state: &State, progress: &Progress, seed: u64) -> u64 {
     let mut seen = vec![0; usize::try_from(KEYS).unwrap()];
-    let (mut reads, mut at) = (0, seed);
+    let (mut reads, mut at, mut stamp) = (0, seed, 0);
     while !progress.stop.load(Ordering::SeqCst) {
         at = (at * 5 + 11) % KEYS;
         let slot = usize::try_from(at).unwrap();
         let least = progress.answered[slot].load(Ordering::SeqCst).max(seen[slot]);
         let read = state.get(&name(at)).unwrap();
         let begun = progress.begun.load(Ordering::SeqCst);
+        // What is read is what its stamp says, present or absent, and stamps do not go back.
+        let shown = (2..=read.applied_index).rev().find(|index| key_of(*index) == at).filter(|index| !deletes(*index));
+        assert_eq!(read.record.as_ref().map(|record| record.mod_index), shown, "key {at} at {}", read.applied_index);
+        assert!(read.applied_index >= stamp, "{} after {stamp}", read.applied_index);
+        stamp = read.applied_index;
         seen[slot] = match read.record {
             Some(record) => {
                 assert_eq!(key_of(record.mod_index), at);
