@@ -120,6 +120,7 @@ fn check_health(node: &Arc<Node>, health: &Health) {
     let leader = node.clone();
     health.check_ready("leader", move || match leader.core().and_then(|core| core.voter.as_ref()) {
         Some(voter) if voter.leader().is_none() => Err("no leader is known".to_owned()),
+        Some(voter) if !voter.is_in_touch() => Err("no word from the leader, or from a quorum".to_owned()),
         Some(voter) => Ok(voter.leader().map_or(String::new(), |(_, node)| node.name)),
         None => Ok("not a voter".to_owned()),
     });
@@ -223,7 +224,7 @@ fn gauges(node: &Arc<Node>, core: &Arc<Core>, leader_seen: &mut String, turn: u6
     if let Some(voter) = &core.voter {
         let leader = voter.leader().map_or(String::new(), |(_, node)| node.name);
         metrics.is_leader.set(f64::from(u8::from(voter.leads())));
-        metrics.has_leader.set(f64::from(u8::from(!leader.is_empty())));
+        metrics.has_leader.set(f64::from(u8::from(!leader.is_empty() && voter.is_in_touch())));
         if !leader.is_empty() && leader != *leader_seen {
             metrics.leader_changes.increment(1);
             *leader_seen = leader;
@@ -270,7 +271,13 @@ pub async fn run_voter(conf: VoterConfig, version: &str) -> Result<(), ProcessEr
     let (node, shutdown) = serve(started);
     tokio::spawn(keep(node.clone(), common.log_keep_bytes));
     // Leadership is handed over before the servers stop taking calls, so that a write in flight finds the next leader.
-    asked.wait().await;
+    tokio::select! {
+        () = asked.wait() => {}
+        reason = core_ended(&node) => {
+            tracing::error!(%reason, "the Raft core ended: this process ends");
+            std::process::exit(EXIT_DISK);
+        }
+    }
     if let Some(voter) = node.core().and_then(|core| core.voter.clone())
         && voter.leads()
         && let Err(error) = voter.transfer_leader(None, HANDOVER_WAIT).await
@@ -279,6 +286,15 @@ pub async fn run_voter(conf: VoterConfig, version: &str) -> Result<(), ProcessEr
     }
     shutdown.trigger();
     finish(node, shutdown).await
+}
+
+/// Returns once this voter has a core and the core has ended.
+async fn core_ended(node: &Arc<Node>) -> String {
+    let Some(core) = server::wait_for_core(node, &node.shutdown).await else { return std::future::pending().await };
+    match &core.voter {
+        Some(voter) => voter.ended().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn announce(node: &Node, listening: SocketAddr) {

@@ -27,6 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cinnabar_daemon::{Env, Tls};
 use cinnabar_kv_api::{Command, NodeId, StoreId};
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, Instant as _, ReadPolicy, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
@@ -43,6 +44,8 @@ use crate::milestones::Milestones;
 use crate::snapshot::Header;
 use crate::state::Outcome;
 
+/// Election timeouts without word from the leader, or from a quorum, after which a voter counts as out of touch.
+const OUT_OF_TOUCH_ELECTIONS: u64 = 3;
 /// Entries that a learner may lack and still count as caught up.
 const LEARNER_BEHIND_MAX: u64 = 1_000;
 
@@ -92,6 +95,8 @@ pub struct Voter {
     local: Arc<Local>,
     log: Log,
     milestones: Arc<Milestones>,
+    env: Env,
+    silence_ms_max: u64,
     heard_ms: AtomicU64,
 }
 
@@ -156,10 +161,13 @@ impl Voter {
             .map_err(|error: LogError| fatal(&error))?;
         let machine = StateMachine::new(parts.local.clone(), parts.log.clone(), parts.milestones.clone(), installed)
             .map_err(|error: io::Error| fatal(&error))?;
+        let env = parts.env.clone();
+        let silence_ms_max = OUT_OF_TOUCH_ELECTIONS * parts.timing.election_ms_max;
         let network = Network { env: parts.env, tls: parts.tls, store_id: parts.store_id, advertise: parts.advertise };
         let raft = Raft::new(parts.id, config, network, store, machine).await.map_err(|error| fatal(&error))?;
         let (local, log, milestones) = (parts.local, parts.log, parts.milestones);
-        Ok(Arc::new(Self { raft, id: parts.id, local, log, milestones, heard_ms: AtomicU64::new(0) }))
+        let heard_ms = AtomicU64::new(0);
+        Ok(Arc::new(Self { raft, id: parts.id, local, log, milestones, env, silence_ms_max, heard_ms }))
     }
 
     /// openraft itself, for the server between voters.
@@ -250,9 +258,18 @@ impl Voter {
         self.raft.change_membership(voters, false).await.map(|_| ()).map_err(write_problem)
     }
 
+    /// Removes a member that does not vote.
+    ///
+    /// # Errors
+    /// [`RaftProblem`].
+    pub async fn remove_learner(&self, id: NodeId) -> Result<(), RaftProblem> {
+        let gone = openraft::ChangeMembers::RemoveNodes(std::collections::BTreeSet::from([id]));
+        self.raft.change_membership(gone, false).await.map(|_| ()).map_err(write_problem)
+    }
+
     /// Voters and learners, by id.
     pub fn members(&self) -> BTreeMap<NodeId, (Node, bool)> {
-        let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&self.raft.metrics()).clone();
+        let metrics = self.raft.metrics().borrow_watched().clone();
         let voters: Vec<NodeId> = metrics.membership_config.membership().voter_ids().collect();
         let nodes = metrics.membership_config.membership().nodes();
         nodes.map(|(id, node)| (*id, (node.clone(), voters.contains(id)))).collect()
@@ -260,7 +277,7 @@ impl Voter {
 
     /// openraft's metrics.
     pub fn metrics(&self) -> openraft::RaftMetrics<Types> {
-        openraft::async_runtime::watch::WatchReceiver::borrow_watched(&self.raft.metrics()).clone()
+        self.raft.metrics().borrow_watched().clone()
     }
 
     /// Highest index that this voter knows a quorum to have.
@@ -268,10 +285,29 @@ impl Voter {
         self.metrics().cluster_committed.map_or(0, |at| to_index(at.index))
     }
 
-    /// Does this voter lead, and can serve?
+    /// Does this voter lead, and can serve? One that has lost its quorum leads nobody.
     pub fn leads(&self) -> bool {
         let metrics = self.metrics();
-        metrics.state == ServerState::Leader && metrics.current_leader == Some(self.id)
+        metrics.state == ServerState::Leader && metrics.current_leader == Some(self.id) && self.is_in_touch()
+    }
+
+    /// Has this voter lately heard from its leader, or from a quorum as the leader? A removed voter has not.
+    pub fn is_in_touch(&self) -> bool {
+        let now = self.env.clock.unix_ms();
+        now.saturating_sub(self.in_touch_at(now)) <= self.silence_ms_max
+    }
+
+    /// Returns once the core has ended, with the reason: this process must end then.
+    pub async fn ended(&self) -> String {
+        let mut metrics = self.raft.metrics();
+        loop {
+            if let Err(error) = &metrics.borrow_watched().running_state {
+                return error.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "its task is gone".to_owned();
+            }
+        }
     }
 
     /// The leader as this voter knows it.

@@ -534,10 +534,7 @@ impl Replica {
         let checkpoint = self.verifier.checkpoint(&signed)?;
         self.verifier.not_older(&checkpoint)?;
         self.not_behind(&checkpoint)?;
-        let claims = (header.index, header.term, header.chain_head, header.state_hash);
-        if claims != (checkpoint.index, checkpoint.term, checkpoint.chain_head, checkpoint.state_hash)
-            || header.store != Some((checkpoint.cluster.clone(), checkpoint.store_id))
-        {
+        if !header.agrees_with(&checkpoint) {
             return Err(chain().into());
         }
         let (local, file) = (self.local.clone(), path.to_owned());

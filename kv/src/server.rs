@@ -97,12 +97,16 @@ pub async fn serve_unix(
 /// Serves RESP on a Unix socket, until shutdown.
 pub async fn serve_resp(node: Arc<Node>, listener: UnixListener, shutdown: Shutdown) {
     let Some(core) = wait_for_core(&node, &shutdown).await else { return };
-    let source = resp::LocalSource { local: core.local.clone(), clock: node.env.clock.clone() };
+    let behind_ms = {
+        let (node, local) = (node.clone(), core.local.clone());
+        Arc::new(move || behind_ms(&node, &local))
+    };
+    let source = resp::LocalSource { local: core.local.clone(), clock: node.env.clock.clone(), behind_ms };
     resp::serve(listener, source, node.metrics.clone(), shutdown).await;
 }
 
 /// A voter without an id has nothing to serve yet.
-async fn wait_for_core(node: &Arc<Node>, shutdown: &Shutdown) -> Option<Arc<crate::node::Core>> {
+pub(crate) async fn wait_for_core(node: &Arc<Node>, shutdown: &Shutdown) -> Option<Arc<crate::node::Core>> {
     while !shutdown.is_triggered() {
         if let Some(core) = node.core() {
             return Some(core.clone());

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cinnabar_daemon::id::ClusterId;
 use cinnabar_kv_api::limits::{KEY_BYTES_MAX, RECORD_BYTES_MAX};
-use cinnabar_kv_api::{ChainHead, ClientId, SignedCheckpoint, StateHash, StoreId, codec};
+use cinnabar_kv_api::{ChainHead, Checkpoint, ClientId, SignedCheckpoint, StateHash, StoreId, codec};
 use serde::{Deserialize, Serialize};
 
 use crate::files::sync_dir;
@@ -93,6 +93,13 @@ impl Header {
             membership: point.membership.clone(),
             checkpoint,
         }
+    }
+
+    /// Does a checkpoint swear to the state of this file?
+    pub fn agrees_with(&self, checkpoint: &Checkpoint) -> bool {
+        let claims = (self.index, self.term, self.chain_head, self.state_hash);
+        claims == (checkpoint.index, checkpoint.term, checkpoint.chain_head, checkpoint.state_hash)
+            && self.store == Some((checkpoint.cluster.clone(), checkpoint.store_id))
     }
 
     /// The log point of the state.

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use cinnabar_daemon::{Env, Tls, TlsFiles};
 use cinnabar_kv::config::VoterConfig;
 use cinnabar_kv::raft::Node;
-use cinnabar_kv::replica::UPSTREAM_ROLES;
 use cinnabar_kv::replica::verify::Verifier;
 use cinnabar_kv::snapshot::{self, Header};
 use cinnabar_kv::snapshot_files::{Fetch, client};
@@ -42,9 +41,8 @@ fn check(file: &Path, tls: Option<std::sync::Arc<Tls>>) -> Result<Value, CliErro
     let header = snapshot::verify(file, |_, _| Ok(())).map_err(failed)?;
     let Some(tls) = tls else { return Ok(report(&header, None)) };
     let signed = header.checkpoint.as_ref().ok_or_else(|| failed("the file carries no checkpoint"))?;
-    let checkpoint = Verifier::new(tls, Env::system().clock, None, None).checkpoint(signed).map_err(failed)?;
-    let claims = (header.index, header.chain_head, header.state_hash);
-    if claims != (checkpoint.index, checkpoint.chain_head, checkpoint.state_hash) {
+    let checkpoint = Verifier::new(tls, Env::system().clock, None, None).old_checkpoint(signed).map_err(failed)?;
+    if !header.agrees_with(&checkpoint) {
         return Err(failed("the file's checkpoint is of another state"));
     }
     Ok(report(&header, Some("signed by a voter of the cluster".to_owned())))
@@ -59,9 +57,10 @@ pub fn backup(connect: &Connect, out: &Path, format: Format) -> Result<(), CliEr
     let folder = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = tempfile::Builder::new().prefix(".cinnabar-").tempdir_in(folder).map_err(failed)?;
     let fetched: PathBuf = block_on(async {
-        let address = connect.servers().first().ok_or_else(|| CliError::Usage("--server is missing".to_owned()))?;
-        let env = Env::system();
-        let channel = tls.channel(address, UPSTREAM_ROLES, None, env.net.clone());
+        if connect.servers().is_empty() {
+            return Err(CliError::Usage("--server is missing".to_owned()));
+        }
+        let channel = connect.channel().await?;
         let mut fetch = Fetch::open(scratch.path()).map_err(failed)?;
         fetch.run(&mut client(channel), None).await.map_err(|status| CliError::status(&status))
     })?;

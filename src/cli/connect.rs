@@ -7,6 +7,8 @@ use std::time::Duration;
 use cinnabar_daemon::{Env, Tls, TlsFiles};
 use cinnabar_kv_api::{Client, ClientConfig, ClientError, Target};
 
+use tonic::transport::Channel;
+
 use super::error::CliError;
 
 /// Where the node is and who asks.
@@ -67,6 +69,13 @@ impl Connect {
             None => Target::Tcp { addresses: self.server.clone(), tls: self.tls()? },
         };
         self.client_of(target)
+    }
+
+    /// A connection to the first of the nodes named that answers.
+    pub async fn channel(&self) -> Result<Channel, CliError> {
+        let client = self.client()?;
+        client.status().await?;
+        Ok(client.current_channel())
     }
 
     /// A client of one address.

@@ -97,6 +97,9 @@ pub fn run(command: Command, format: Format) -> Result<(), CliError> {
             let validity = hours.map_or_else(|| Validity::days(days, now), |hours| Validity::hours(hours, now));
             let issued = authority.issue(&identity, &sans, validity, &*env.rng).map_err(failed)?;
             let (certificate, key) = (with_ending(&out, ".pem"), with_ending(&out, ".key"));
+            if let Some(dir) = out.parent() {
+                std::fs::create_dir_all(dir).map_err(|error| CliError::file(dir, error))?;
+            }
             issued.write(&certificate, &key, force).map_err(failed)?;
             // A folder with everything that a process needs can be handed over as it is.
             let beside = out.parent().map(|dir| dir.join("ca.pem")).filter(|path| !path.exists());

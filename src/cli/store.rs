@@ -98,14 +98,14 @@ pub fn cluster(command: Cluster, connect: &Connect, format: Format) -> Result<()
         if let Cluster::Status = command {
             return members(connect, format).await;
         }
-        let client = match &command {
+        let channel = match &command {
             Cluster::Init { addresses } if connect.servers().is_empty() => {
                 let tls = connect.tls()?;
-                connect.client_of(Target::Tcp { addresses: vec![addresses[0].clone()], tls })?
+                connect.client_of(Target::Tcp { addresses: vec![addresses[0].clone()], tls })?.current_channel()
             }
-            _ => connect.client()?,
+            _ => connect.channel().await?,
         };
-        let mut cluster = ClusterClient::new(client.current_channel());
+        let mut cluster = ClusterClient::new(channel);
         let status = |status: tonic::Status| CliError::status(&status);
         let remove = |name: String| proto::RemoveVoterRequest { node_id: 0, name };
         let report = match command {
@@ -245,6 +245,7 @@ fn table(format: Format, rows: Vec<Value>) -> Result<(), CliError> {
         return print(format, &json!({ "nodes": rows }), None);
     }
     let cell = |row: &Value, field: &str| match field {
+        "behind" if row["role"] == "unassigned" => "-".to_owned(),
         "behind" => match (row["behind_entries"].as_u64(), row["behind_ms"].as_u64()) {
             (Some(entries), Some(ms)) => format!("{entries} / {ms} ms"),
             (Some(entries), None) => format!("{entries} / never"),

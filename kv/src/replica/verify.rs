@@ -98,8 +98,27 @@ impl Verifier {
     /// # Errors
     /// [`Disbelief`].
     pub fn checkpoint(&self, signed: &SignedCheckpoint) -> Result<Checkpoint, Disbelief> {
+        self.checkpoint_at(signed, signed.decode_body()?, self.clock.unix_ms())
+    }
+
+    /// As [`Verifier::checkpoint`], but its certificate must have held when it was signed, not now: for a backup, which
+    /// outlives the certificates of its time. Whoever steals a key that has expired could make one, so a replica never
+    /// asks this; an operator who restores a file chose it.
+    ///
+    /// # Errors
+    /// [`Disbelief`].
+    pub fn old_checkpoint(&self, signed: &SignedCheckpoint) -> Result<Checkpoint, Disbelief> {
         let checkpoint = signed.decode_body()?;
-        let now = self.clock.unix_ms();
+        let at = checkpoint.unix_ms.min(self.clock.unix_ms());
+        self.checkpoint_at(signed, checkpoint, at)
+    }
+
+    fn checkpoint_at(
+        &self,
+        signed: &SignedCheckpoint,
+        checkpoint: Checkpoint,
+        now: u64,
+    ) -> Result<Checkpoint, Disbelief> {
         let message = SignedCheckpoint::message(&signed.body);
         let verified = self.tls.verify_signed(
             &signed.certificate,

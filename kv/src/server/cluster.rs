@@ -22,6 +22,9 @@ use crate::state::Outcome;
 /// Longest wait for a new leader after a transfer.
 const TRANSFER_WAIT: Duration = Duration::from_secs(5);
 
+/// Numbers of voters that a cluster may begin with: an even one more can fail no more often.
+const FIRST_VOTERS: [usize; 3] = [1, 3, 5];
+
 /// See the module.
 pub struct ClusterService {
     node: Arc<Node>,
@@ -73,11 +76,17 @@ impl ClusterService {
         Ok(answer.map_err(prefix)?.into_inner().name)
     }
 
-    /// Allocates an id, gives it to the voter at this address, and has it catch up as a learner.
+    /// Allocates an id, gives it to the voter at this address, and has it catch up as a learner. One that is a learner
+    /// already, from a call that was cut, goes on being one.
     async fn join(&self, voter: &Arc<Voter>, address: &str) -> Result<NodeId, Status> {
         check_address(address)?;
-        if voter.members().values().any(|(node, _)| node.address == address) {
-            return Err(Status::already_exists(format!("{address} is a member already")));
+        match voter.members().into_iter().find(|(_, (node, _))| node.address == address) {
+            Some((_, (_, true))) => return Err(Status::already_exists(format!("{address} is a voter already"))),
+            Some((node_id, (node, false))) => {
+                voter.add_learner(node_id, node).await?;
+                return Ok(node_id);
+            }
+            None => {}
         }
         let store_id = self.node.assignment()?.ok_or_else(unassigned)?.store_id;
         let allocated = propose(&self.node, voter, Command::AllocateNode.to_payload()).await?;
@@ -121,7 +130,12 @@ fn check_count(count: usize) -> Result<(), Status> {
 impl Cluster for ClusterService {
     async fn init(&self, request: Request<proto::InitRequest>) -> Result<Response<proto::InitResponse>, Status> {
         let addresses = request.into_inner().addresses;
-        check_count(addresses.len())?;
+        if !FIRST_VOTERS.contains(&addresses.len()) {
+            let count = addresses.len();
+            return Err(Status::invalid_argument(format!(
+                "addresses: a cluster begins with 1, 3 or 5 voters, not {count}"
+            )));
+        }
         addresses.iter().try_for_each(|address| check_address(address))?;
         let mut store_id = StoreId::default();
         self.node.env.rng.fill(&mut store_id.0).map_err(|error| Status::internal(error.to_string()))?;
@@ -201,7 +215,12 @@ impl Cluster for ClusterService {
         }
         let _one = self.node.membership.lock().await;
         let gone = Self::find(&voter, request.get_ref())?;
-        let after: Vec<_> = voters(&voter).into_iter().filter(|id| *id != gone).collect();
+        let before = voters(&voter);
+        if !before.contains(&gone) {
+            voter.remove_learner(gone).await?;
+            return Ok(membership(&voter, 0));
+        }
+        let after: Vec<_> = before.into_iter().filter(|id| *id != gone).collect();
         check_count(after.len())?;
         voter.change_voters(after).await?;
         Ok(membership(&voter, 0))

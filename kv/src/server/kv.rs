@@ -426,7 +426,7 @@ fn health(node: &Node, core: &Core, behind_ms: u64) -> &'static str {
         "no-state"
     } else if core.local.is_stale() {
         "catching-up"
-    } else if core.voter.as_ref().is_some_and(|voter| voter.leader().is_none()) {
+    } else if core.voter.as_ref().is_some_and(|voter| voter.leader().is_none() || !voter.is_in_touch()) {
         "no-leader"
     } else if node.disk_full.load(Ordering::Acquire) {
         "disk-full"

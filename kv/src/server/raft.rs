@@ -75,6 +75,9 @@ impl Raft for RaftService {
         });
         let requests = requests.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);
+        // A stream that stayed open would keep this server from ending.
+        let stop = self.node.shutdown.clone();
+        let requests = requests.take_until(async move { stop.wait().await });
         let answers = voter.raft().stream_append(Box::pin(requests));
         let answers = answers.map(|answer| answer.map(|answer| encode(&answer)).map_err(fatal));
         let end = futures::stream::poll_fn(move |_| std::task::Poll::Ready(failed.lock().take().map(Err)));

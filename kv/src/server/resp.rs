@@ -124,6 +124,8 @@ pub struct LocalSource {
     pub local: Arc<Local>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Age of what the copy shows, in milliseconds; the largest number while it is not known.
+    pub behind_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl Source for LocalSource {
@@ -169,7 +171,7 @@ impl Source for LocalSource {
         Info {
             applied_index: point.applied.index,
             committed_index: self.local.committed(),
-            behind_ms: Some(self.local.behind_ms(self.clock.unix_ms())).filter(|behind| *behind < u64::MAX),
+            behind_ms: Some((self.behind_ms)()).filter(|behind| *behind < u64::MAX),
             records: point.records,
             record_bytes: point.record_bytes,
             stale: self.local.is_stale(),

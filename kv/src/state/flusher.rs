@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
@@ -181,9 +181,9 @@ impl Shared {
         while queue.ranges.is_empty() && !queue.stop {
             self.more.wait(&mut queue);
         }
-        let until = Instant::now() + Duration::from_millis(GATHER_MS);
+        let gather = Duration::from_millis(GATHER_MS);
         while !queue.stop && queue.waiting == 0 && !queue.is_full() {
-            if self.more.wait_until(&mut queue, until).timed_out() {
+            if self.more.wait_for(&mut queue, gather).timed_out() {
                 break;
             }
         }

@@ -3,6 +3,7 @@
 //! Every node has its own folder and its own ephemeral port. All run on the test's thread, so that a recorder set for
 //! that thread counts this test alone.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -178,12 +179,25 @@ impl Counted {
     }
 }
 
+thread_local! {
+    static FOLDERS: RefCell<Vec<TempDir>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A folder that stays until the test's thread ends, and so after its runtime: a voter whose folder goes while it is
+/// still writing ends the process, as it must, and with it everybody's tests.
+fn lasting_folder() -> PathBuf {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    FOLDERS.with_borrow_mut(|folders| folders.push(folder));
+    path
+}
+
 /// A node with its servers.
 pub struct TestNode {
     pub node: Arc<Node>,
     pub address: String,
     pub socket: PathBuf,
-    pub dir: TempDir,
+    pub dir: PathBuf,
     pub tls: Arc<Tls>,
 }
 
@@ -197,10 +211,10 @@ impl TestNode {
     /// A node without a copy: a voter before it is assigned.
     pub fn start(pki: &Pki, role: Role, name: &str) -> Self {
         let tls = pki.tls(role, name);
-        let dir = tempfile::tempdir().unwrap();
+        let dir = lasting_folder();
         let listener = pki.env.net.listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let socket = dir.path().join("local.sock");
+        let socket = dir.join("local.sock");
         let node = Node::new(NodeParts {
             env: pki.env.clone(),
             tls: tls.clone(),
@@ -208,7 +222,7 @@ impl TestNode {
             shutdown: Shutdown::new(),
             advertise: address.clone(),
             version: "test".to_owned(),
-            data_dir: dir.path().join("data"),
+            data_dir: dir.join("data"),
             in_memory: false,
             cache_bytes: CACHE_BYTES_DEFAULT,
             engine_cache_bytes: ENGINE_CACHE_BYTES_DEFAULT,
@@ -458,7 +472,7 @@ impl TestReplica {
         let served = TestNode::start(pki, Role::Replica, &self.name);
         let witness = self.replica.clone();
         let snapshots = SnapshotFiles::open(
-            served.dir.path().join("snapshots"),
+            served.dir.join("snapshots"),
             self.local.clone(),
             pki.env.clock.clone(),
             Box::new(move |point| witness.witness(point)),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cinnabar_daemon::Clock;
 use cinnabar_daemon::env::SystemClock;
 use cinnabar_kv_api::{ClientId, Command, Entry, Key, Op, StoreId, Write};
 
@@ -22,7 +23,12 @@ pub(super) struct Written {
 impl Written {
     pub(super) fn new() -> Self {
         let local = Local::open(LocalOptions { dir: None, cache_bytes: 1 << 20, engine_cache_bytes: 1 << 20 }).unwrap();
-        let source = LocalSource { local, clock: Arc::new(SystemClock) };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let behind_ms = {
+            let (local, clock) = (local.clone(), clock.clone());
+            Arc::new(move || local.behind_ms(clock.unix_ms()))
+        };
+        let source = LocalSource { local, clock, behind_ms };
         Self { source, tip: LogPoint::default(), sequence: 0 }
     }
 
