@@ -14,7 +14,15 @@ TARGET ?= policy public_key system_secret_key attribute_key ciphertext wrapped_k
 CUTS ?= 200
 SEED ?=
 
-.PHONY: help setup demo test test-planted constant-time e2e verify fmt-check lint docs deny tidy fix bench bench-kv fuzz powercut advisories
+# Least kills, kills of the leader and judged operations of `make storm`, and how often each break of the network and each
+# rolling restart is made there; SEED repeats a run.
+KILLS ?= 100
+LEADER_KILLS ?= 20
+OPERATIONS ?= 100000
+ROUNDS ?= 5
+ROLLS ?= 3
+
+.PHONY: help setup demo test test-planted constant-time e2e verify fmt-check lint docs deny tidy fix bench bench-kv fuzz powercut storm advisories
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -78,3 +86,7 @@ fuzz: setup ## fuzz every decoder: make fuzz SECS=30 TARGET="policy ciphertext"
 
 powercut: ## cut the power of a whole store, again and again: make powercut CUTS=200 (needs root)
 	@scripts/powercut $(CUTS) $(SEED)
+
+storm: ## kills, partitions, snapshots, full disks under judged load, in full: make storm KILLS=100 (network and disks need root)
+	$(if $(SEED),SEED=$(SEED)) KILLS=$(KILLS) LEADER_KILLS=$(LEADER_KILLS) OPERATIONS=$(OPERATIONS) ROUNDS=$(ROUNDS) ROLLS=$(ROLLS) \
+		$(CARGO) test --locked --test cluster -- --nocapture --test-threads 1 disk_full partition rolling snapshot storm

@@ -1,5 +1,11 @@
 //! Clusters of real processes under faults, judged by what their clients saw; and the tests of the judges themselves.
 
+mod disk_full;
 #[path = "../harness/harness.rs"]
 mod harness;
+mod partition;
 mod restart;
+mod rolling;
+mod run;
+mod snapshot;
+mod storm;

@@ -8,18 +8,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use cinnabar_daemon::{ClusterId, Env, Tls, TlsFiles};
+use cinnabar_kv_api::limits::MESSAGE_BYTES_MAX;
 use cinnabar_kv_api::proto::op::Kind;
+use cinnabar_kv_api::proto::replication_client::ReplicationClient;
 use cinnabar_kv_api::proto::watch_response::Message;
-use cinnabar_kv_api::proto::{GetRequest, WatchRequest};
-use cinnabar_kv_api::{Client, ClientConfig, ClientError, Condition, Key, Op, Target, WriteOutcome};
+use cinnabar_kv_api::proto::{GetRequest, TailRequest, WatchRequest};
+use cinnabar_kv_api::{ChainHead, Client, ClientConfig, ClientError, Condition, Frame, Key, Op, Target, WriteOutcome};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
+use tonic::Code;
 
 use super::cluster::{CLUSTER, Credentials};
 use super::history::{Action, Outcome, Record, Recorder, Value};
-use super::streams::{Event, Watch, WatchItem};
+use super::load::Copy;
+use super::streams::{Event, Tail, TailItem, Watch, WatchItem};
 
-/// Pause before a watch is opened again.
+/// Pause before a stream is opened again.
 const REOPEN: Duration = Duration::from_millis(100);
 
 /// What to ask. Values are the bytes themselves; a workload writes each value once per key.
@@ -73,6 +77,19 @@ impl Store {
     pub async fn recorded(&self, tape: &Recorder, client: u32, key: &str, ask: &Ask) -> Outcome {
         let pending = tape.invoke(client, key, ask.action());
         let outcome = self.ask(key, ask).await;
+        pending.end(outcome);
+        outcome
+    }
+
+    /// Reads a node's own copy, and takes down question and answer. An answer that may be the next life's, for the
+    /// process was started again meanwhile, counts for neither.
+    pub async fn recorded_local(&self, tape: &Recorder, client: u32, key: &str, copy: &Copy) -> Outcome {
+        let ask = Ask::GetLocal { copy: copy.now() };
+        let pending = tape.invoke(client, key, ask.action());
+        let outcome = self.ask(key, &ask).await;
+        if ask != (Ask::GetLocal { copy: copy.now() }) {
+            return Outcome::Unknown;
+        }
         pending.end(outcome);
         outcome
     }
@@ -154,5 +171,49 @@ impl Store {
             }
         }
         position
+    }
+
+    /// Follows the log from its beginning, as a replica does, until everything up to the index in `until` came; a stream
+    /// that ends is taken up again behind the last entry, with the chain head that its entries give.
+    ///
+    /// # Panics
+    /// When that takes longer than `bound`, when the log forked, or when a checkpoint does not cover what came before it.
+    pub async fn tail(&self, tail: &mut Tail, until: &Receiver<u64>, bound: Duration) {
+        let end = Instant::now() + bound;
+        let mut position = (0, ChainHead::GENESIS);
+        while position.0 < *until.borrow() {
+            let ended = timeout_at(end, self.tail_once(tail, &mut position, until)).await;
+            ended.unwrap_or_else(|_| panic!("{}: at {} after {bound:?}", tail.name, position.0));
+            sleep(REOPEN).await;
+        }
+    }
+
+    /// One connection of a tail; takes the position along.
+    async fn tail_once(&self, tail: &mut Tail, position: &mut (u64, ChainHead), until: &Receiver<u64>) {
+        let channel = ReplicationClient::new(self.0.current_channel());
+        let (after, head) = *position;
+        let chain_head = if after == 0 { Default::default() } else { head.to_bytes() };
+        let request = TailRequest { store_id: Default::default(), after_index: after, chain_head };
+        let mut stream = match channel.max_decoding_message_size(MESSAGE_BYTES_MAX).tail(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                assert!(![Code::DataLoss, Code::OutOfRange].contains(&status.code()), "{}: {status}", tail.name);
+                return;
+            }
+        };
+        tail.items.push(TailItem::Opened { after });
+        while position.0 < *until.borrow() {
+            let Ok(Some(message)) = stream.message().await else { return };
+            let frame = Frame::decode(&message.frame).expect("a node sends whole frames");
+            for (index, entry) in (frame.after_index + 1..).zip(&frame.entries) {
+                *position = (index, position.1.next(index, entry.term, &entry.payload));
+                let content = [&entry.term.to_le_bytes(), &entry.payload[..]].concat();
+                tail.items.push(TailItem::Entry { index, content: Value::of(&content) });
+            }
+            let checkpoint = frame.checkpoint.decode_body().expect("a node sends whole checkpoints");
+            tail.items.push(TailItem::Checkpoint { index: checkpoint.index });
+            let covered = (checkpoint.index, checkpoint.chain_head);
+            assert_eq!(covered, *position, "{}: a checkpoint of another log", tail.name);
+        }
     }
 }

@@ -19,8 +19,9 @@ use std::time::Duration;
 use serde_json::Value as Json;
 use toml::{Table, Value as Toml};
 
-use super::deadline::eventually;
+use super::deadline::{eventually, poll};
 use super::http::{self, Answer};
+use super::load::Copy;
 use super::netns::Net;
 use super::ports::{Folder, free_address};
 use super::process::{BINARY, Child, Failed, Program, run};
@@ -33,6 +34,8 @@ pub const CLUSTER: &str = "test";
 pub const TEST: &str = "test";
 /// Longest a node may take to start, to catch up or to end, and a cluster to elect.
 pub const NODE_MAX: Duration = Duration::from_secs(30);
+/// Longest that nodes may take to become the same once nothing is written any more.
+pub const SAME_MAX: Duration = Duration::from_secs(90);
 /// Longest a command of an operator may take.
 const COMMAND_MAX: Duration = Duration::from_secs(30);
 /// Longest a node may take to describe itself; one that is paused never does.
@@ -72,6 +75,7 @@ pub struct Node {
     /// What it keeps.
     pub data: PathBuf,
     voter: bool,
+    copy: Copy,
     /// Where it tells how it is; in a network of namespaces only inside its own.
     admin: SocketAddr,
     program: Program,
@@ -165,9 +169,11 @@ impl Cluster {
         let place = self.folder.join(name);
         fs::create_dir(&place).unwrap();
         let config = place.join("node.toml");
+        let (socket, number) = (place.join("kv.sock"), u32::try_from(self.nodes.len()).expect("there are few nodes"));
         let node = Node {
             advertise,
-            socket: place.join("kv.sock"),
+            copy: Copy::new(socket.clone(), number),
+            socket,
             resp_socket: place.join("resp.sock"),
             data: place.join("data"),
             voter: upstreams.is_none(),
@@ -213,9 +219,11 @@ impl Cluster {
         self.await_answer(name, "/livez", 200);
     }
 
-    fn launch(&mut self, name: &str) {
+    /// Starts a node that is down, and does not wait.
+    pub fn launch(&mut self, name: &str) {
         let node = self.node(name);
         assert!(node.child.is_none(), "{name} is up");
+        node.copy.begin_life();
         let program = match &self.wiring {
             Wiring::Mesh(_) => node.program.clone(),
             Wiring::Net(net) => net.program(name, node.program.clone()),
@@ -251,13 +259,6 @@ impl Cluster {
         self.start(name);
     }
 
-    /// Takes everything that a node kept; it must be down.
-    pub fn wipe(&mut self, name: &str) {
-        let node = self.node(name);
-        assert!(node.child.is_none(), "{name} is up");
-        fs::remove_dir_all(&node.data).unwrap();
-    }
-
     /// The running process of a node, to pause it, to read its log or to wait for its end.
     ///
     /// # Panics
@@ -277,6 +278,26 @@ impl Cluster {
 
     fn node_mut(&mut self, name: &str) -> &mut Node {
         self.nodes.get_mut(name).unwrap_or_else(|| panic!("no node named {name}"))
+    }
+
+    /// Names of all nodes.
+    pub fn names(&self) -> Vec<String> {
+        self.nodes.keys().cloned().collect()
+    }
+
+    /// Names of the voters, or of the replicas.
+    pub fn names_of(&self, voters: bool) -> Vec<String> {
+        self.nodes.iter().filter(|(_, node)| node.voter == voters).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Where the voters are reached.
+    pub fn voter_addresses(&self) -> Vec<SocketAddr> {
+        self.voters().map(|(_, node)| node.advertise).collect()
+    }
+
+    /// The copies of all nodes.
+    pub fn copies(&self) -> Vec<Copy> {
+        self.nodes.values().map(|node| node.copy.clone()).collect()
     }
 
     fn voters(&self) -> impl Iterator<Item = (&str, &Node)> {
@@ -344,6 +365,16 @@ impl Cluster {
         Ok(json(&mut command, STATUS_MAX)?["nodes"][0].take())
     }
 
+    /// A key in a node's own copy, asked on this machine.
+    ///
+    /// # Errors
+    /// As [`Cluster::operate`].
+    pub fn get_local(&self, name: &str, key: &str) -> Result<Json, Failed> {
+        let mut command = Command::new(BINARY);
+        command.args(["kv", "get", key, "-o", "json", "--socket"]).arg(&self.node(name).socket);
+        json(&mut command, STATUS_MAX)
+    }
+
     /// The leader of the highest term that any running voter knows of.
     pub fn leader(&self) -> Option<String> {
         let running = self.voters().filter(|(_, node)| node.child.is_some());
@@ -354,6 +385,27 @@ impl Cluster {
     /// Waits for a leader; with `but`, for another one than that.
     pub fn await_leader(&self, but: Option<&str>) -> String {
         eventually(NODE_MAX, "a leader", || self.leader().filter(|leader| Some(leader.as_str()) != but))
+    }
+
+    /// Whether a node says itself that it leads.
+    pub fn leads(&self, name: &str) -> bool {
+        self.status(name).is_ok_and(|status| status["role"] == "leader")
+    }
+
+    /// Waits until every node has applied the same index with the same state and the same log; returns the index. Nothing
+    /// may be written meanwhile.
+    ///
+    /// # Panics
+    /// With what each node says, when they do not come together.
+    pub fn await_same(&self) -> u64 {
+        let mut said = Vec::new();
+        let same = poll(SAME_MAX, || {
+            said =
+                self.nodes.keys().map(|name| (name.clone(), self.status(name).map(|status| point(&status)))).collect();
+            let first = said[0].1.as_ref().ok()?.clone();
+            said.iter().all(|(_, point)| point.as_ref() == Ok(&first)).then(|| first.0.as_u64())?
+        });
+        same.unwrap_or_else(|| panic!("the nodes differ after {SAME_MAX:?}: {said:#?}"))
     }
 
     /// Starts something where clients are: what it dials goes through the network under test. A runtime that it builds
@@ -402,6 +454,11 @@ impl Cluster {
             Wiring::Net(net) => net.heal(),
         }
     }
+}
+
+/// Applied index, state hash and chain head in a node's status.
+fn point(status: &Json) -> (Json, Json, Json) {
+    (status["applied_index"].clone(), status["state_hash"].clone(), status["chain_head"].clone())
 }
 
 /// Every two names that are in different groups.

@@ -27,6 +27,22 @@ impl Deadline {
     }
 }
 
+/// Says how long something took; for reports, never for a verdict.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts it.
+    pub fn start() -> Self {
+        Self(now())
+    }
+
+    /// Time since it was started.
+    pub fn elapsed(self) -> Duration {
+        now().saturating_duration_since(self.0)
+    }
+}
+
 /// Asks until there is an answer, or the bound is reached.
 pub fn poll<T>(bound: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Deadline::after(bound);

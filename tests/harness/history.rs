@@ -345,6 +345,11 @@ impl Recorder {
         Pending { recorder: self.clone(), position: tape.history.operations.len() - 1 }
     }
 
+    /// Operations that were taken down so far.
+    pub fn count(&self) -> usize {
+        self.tape().history.operations.len()
+    }
+
     /// The record so far; what has no answer yet is unknown in it.
     pub fn finish(&self) -> History {
         self.tape().history.clone()
