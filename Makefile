@@ -21,6 +21,9 @@ LEADER_KILLS ?= 20
 OPERATIONS ?= 100000
 ROUNDS ?= 5
 ROLLS ?= 3
+STORM = $(if $(SEED),SEED=$(SEED)) KILLS=$(KILLS) LEADER_KILLS=$(LEADER_KILLS) OPERATIONS=$(OPERATIONS) ROUNDS=$(ROUNDS) ROLLS=$(ROLLS)
+# One after the other, so that each has the machine for itself.
+STORM_ARGS = --nocapture --test-threads 1
 
 .PHONY: help setup demo test test-planted constant-time e2e verify fmt-check lint docs deny tidy fix bench bench-kv fuzz powercut storm advisories
 
@@ -87,6 +90,6 @@ fuzz: setup ## fuzz every decoder: make fuzz SECS=30 TARGET="policy ciphertext"
 powercut: ## cut the power of a whole store, again and again: make powercut CUTS=200 (needs root)
 	@scripts/powercut $(CUTS) $(SEED)
 
-storm: ## kills, partitions, snapshots, full disks under judged load, in full: make storm KILLS=100 (network and disks need root)
-	$(if $(SEED),SEED=$(SEED)) KILLS=$(KILLS) LEADER_KILLS=$(LEADER_KILLS) OPERATIONS=$(OPERATIONS) ROUNDS=$(ROUNDS) ROLLS=$(ROLLS) \
-		$(CARGO) test --locked --test cluster -- --nocapture --test-threads 1 disk_full partition rolling snapshot storm
+storm: ## kills, partitions, snapshots and full disks under judged load: make storm KILLS=100 (wants root)
+	$(STORM) $(CARGO) test --locked --test cluster -- $(STORM_ARGS) disk_full partition rolling snapshot storm
+	$(STORM) WIRING=mesh $(CARGO) test --locked --test cluster -- $(STORM_ARGS) partition
