@@ -1,4 +1,5 @@
-//! Networks that break: the leader alone, one way only, halves, a follower that comes and goes, everyone alone.
+//! Networks that break: the leader alone, one way only, halves, a follower that comes and goes, everyone alone; and a
+//! leader that stands still, which looks the same from outside.
 //!
 //! In network namespaces, with packets dropped by the kernel, where this machine lets us; behind proxies otherwise.
 //! `ROUNDS` says how often each break is made; `WIRING=mesh` asks for the proxies.
@@ -41,11 +42,13 @@ enum Break {
     Flapping,
     /// The followers do not hear each other; the leader hears both.
     Bridge,
+    /// The leader's process stands still, and does not know afterwards that it did.
+    LeaderPaused,
     /// Every voter is alone.
     Nobody,
 }
 
-const BREAKS: [Break; 8] = [
+const BREAKS: [Break; 9] = [
     Break::LeaderAlone,
     Break::LeaderDeaf,
     Break::LeaderMute,
@@ -53,6 +56,7 @@ const BREAKS: [Break; 8] = [
     Break::Halves,
     Break::Flapping,
     Break::Bridge,
+    Break::LeaderPaused,
     Break::Nobody,
 ];
 
@@ -62,7 +66,7 @@ impl Break {
         !matches!(self, Self::Nobody)
     }
 
-    fn make(self, cluster: &Cluster, leader: &str, followers: [&str; 2]) {
+    fn make(self, cluster: &mut Cluster, leader: &str, followers: [&str; 2]) {
         let [one, other] = followers;
         match self {
             Self::LeaderAlone => cluster.isolate(leader),
@@ -72,6 +76,7 @@ impl Break {
             Self::Halves => cluster.partition(&[&[leader, "relay"], &[one, other, "leaf"]]),
             Self::Flapping => cluster.isolate(one),
             Self::Bridge => cluster.cut(one, other),
+            Self::LeaderPaused => cluster.child(leader).pause(),
             Self::Nobody => cluster.partition(&[&[leader], &[one], &[other]]),
         }
     }
@@ -91,8 +96,8 @@ fn wired(seed: u64) -> Cluster {
     }
 }
 
-fn round(run: &Run, random: &mut Random, how: Break) {
-    let cluster = &run.cluster;
+fn round(run: &mut Run, random: &mut Random, how: Break) {
+    let cluster = &mut run.cluster;
     let leader = cluster.await_leader(None);
     let mut followers = cluster.names_of(true);
     followers.retain(|name| *name != leader);
@@ -112,7 +117,10 @@ fn round(run: &Run, random: &mut Random, how: Break) {
     if how.leaves_a_quorum() {
         run.load.await_writes(WRITES_DURING);
     }
-    cluster.heal();
+    run.cluster.heal();
+    if let Break::LeaderPaused = how {
+        run.cluster.child(&leader).resume();
+    }
     run.load.await_writes(WRITES_DURING);
 }
 
@@ -120,10 +128,10 @@ fn round(run: &Run, random: &mut Random, how: Break) {
 fn whatever_is_cut_answers_agree_and_all_come_together_after() {
     let (rounds, seed) = (scale("ROUNDS", 1), seed(21));
     let cluster = tree(wired(seed));
-    let run = Run::begin(cluster, Mix::SMALL, &["voter2", "relay", "leaf"], seed);
+    let mut run = Run::begin(cluster, Mix::SMALL, &["voter2", "relay", "leaf"], seed);
     let mut random = Random::from_seed(seed);
     for how in (0..rounds).flat_map(|_| BREAKS) {
-        round(&run, &mut random, how);
+        round(&mut run, &mut random, how);
     }
     let judged = run.judge(&format!("{} breaks of the network", rounds as usize * BREAKS.len()));
     assert!(judged.report.unknown > 0, "clients must have met the breaks");

@@ -2,6 +2,7 @@
 //!
 //! The log is kept as short as it can be; values of 20 and 60 KiB purge it within seconds.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::harness::cluster::{Cluster, NODE_MAX, Wiring};
@@ -14,7 +15,7 @@ use crate::run::Run;
 /// Longest until clients wrote so much that the first file of the log goes.
 const PURGE_MAX: Duration = Duration::from_secs(240);
 /// What the replica may receive: so little that its fetching of a snapshot can be watched.
-const BYTES_PER_SECOND: u64 = 3_000_000;
+const BYTES_PER_SECOND: u64 = 2_000_000;
 /// A key that no client of the load writes.
 const ANCHOR: &str = "operator/anchor";
 
@@ -49,6 +50,15 @@ fn narrow(cluster: &Cluster, to: &str, bytes_per_second: u64) {
     cluster.names_of(true).iter().for_each(|voter| mesh.set(to, voter, link));
 }
 
+/// The replica answers from the state that it left with, and says that it is an old one.
+fn assert_old(cluster: &Cluster, left_with: Range<u64>) {
+    let old = eventually(NODE_MAX, "an answer from the old state", || {
+        cluster.get_local("late", ANCHOR).ok().filter(|answer| answer["stale"] == true)
+    });
+    assert_eq!(old["value"], "old", "{old}");
+    assert!(left_with.contains(&old["applied_index"].as_u64().unwrap()), "{old}");
+}
+
 #[test]
 fn a_snapshot_replaces_a_purged_log_while_clients_write() {
     let seed = seed(41);
@@ -73,11 +83,12 @@ fn a_snapshot_replaces_a_purged_log_while_clients_write() {
     // It serves what it had, and says so, while it fetches what it needs.
     narrow(&run.cluster, "late", BYTES_PER_SECOND);
     run.cluster.start("late");
-    let old = eventually(NODE_MAX, "an answer from the old state", || {
-        run.cluster.get_local("late", ANCHOR).ok().filter(|answer| answer["stale"] == true)
-    });
-    assert_eq!(old["value"], "old", "{old}");
-    assert!((first..away_from).contains(&old["applied_index"].as_u64().unwrap()), "{old}");
+    assert_old(&run.cluster, first..away_from);
+    // Nor does it matter that the sender, or it itself, is killed in the middle of it.
+    for killed in ["voter2", "late"] {
+        run.cluster.restart(killed);
+        assert_old(&run.cluster, first..away_from);
+    }
     let written = run.load.written();
     run.cluster.heal();
     let new = eventually(PURGE_MAX, "an answer from the new state", || {

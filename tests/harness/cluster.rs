@@ -38,6 +38,10 @@ pub const NODE_MAX: Duration = Duration::from_secs(30);
 pub const SAME_MAX: Duration = Duration::from_secs(90);
 /// Longest a command of an operator may take.
 const COMMAND_MAX: Duration = Duration::from_secs(30);
+/// Exit code of a command that no node answered in time.
+const UNREACHABLE: i32 = 3;
+/// Exit code of a command that something else came before.
+const CONFLICT: i32 = 5;
 /// Longest a node may take to describe itself; one that is paused never does.
 const STATUS_MAX: Duration = Duration::from_secs(3);
 /// Port of every node in a network of namespaces, where each has an address of its own.
@@ -192,7 +196,17 @@ impl Cluster {
         let voters: Vec<String> = self.voters().map(|(_, node)| node.advertise.to_string()).collect();
         let args = ["cluster", "init"].into_iter().chain(voters.iter().map(String::as_str));
         let first = self.voters().next().expect("a cluster has voters").0;
-        self.operate(first, args).unwrap_or_else(|failed| panic!("cluster init: {failed:?}"));
+        // Given again when it was cut, as by an election on a slow disk; one that came through all the same is a conflict.
+        let mut cut = false;
+        eventually(NODE_MAX, "cluster init", || match self.operate(first, args.clone()) {
+            Ok(_) => Some(()),
+            Err(failed) if cut && failed.code == Some(CONFLICT) => Some(()),
+            Err(failed) => {
+                assert_eq!(failed.code, Some(UNREACHABLE), "cluster init: {failed:?}");
+                cut = true;
+                None
+            }
+        });
         self.await_leader(None)
     }
 
