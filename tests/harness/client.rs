@@ -20,7 +20,7 @@ use tonic::Code;
 
 use super::cluster::{CLUSTER, Credentials};
 use super::history::{Action, Outcome, Record, Recorder, Value};
-use super::load::Copy;
+use super::load::LocalCopy;
 use super::streams::{Event, Tail, TailItem, Watch, WatchItem};
 
 /// Pause before a stream is opened again.
@@ -83,7 +83,7 @@ impl Store {
 
     /// Reads a node's own copy, and takes down question and answer. An answer that may be the next life's, for the
     /// process was started again meanwhile, counts for neither.
-    pub async fn recorded_local(&self, tape: &Recorder, client: u32, key: &str, copy: &Copy) -> Outcome {
+    pub async fn recorded_local(&self, tape: &Recorder, client: u32, key: &str, copy: &LocalCopy) -> Outcome {
         let ask = Ask::GetLocal { copy: copy.now() };
         let pending = tape.invoke(client, key, ask.action());
         let outcome = self.ask(key, &ask).await;

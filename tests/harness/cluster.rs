@@ -21,7 +21,7 @@ use toml::{Table, Value as Toml};
 
 use super::deadline::{eventually, poll};
 use super::http::{self, Answer};
-use super::load::Copy;
+use super::load::LocalCopy;
 use super::netns::Net;
 use super::ports::{Folder, free_address};
 use super::process::{BINARY, Child, Failed, Program, run};
@@ -79,7 +79,7 @@ pub struct Node {
     /// What it keeps.
     pub data: PathBuf,
     voter: bool,
-    copy: Copy,
+    copy: LocalCopy,
     /// Where it tells how it is; in a network of namespaces only inside its own.
     admin: SocketAddr,
     program: Program,
@@ -176,7 +176,7 @@ impl Cluster {
         let (socket, number) = (place.join("kv.sock"), u32::try_from(self.nodes.len()).expect("there are few nodes"));
         let node = Node {
             advertise,
-            copy: Copy::new(socket.clone(), number),
+            copy: LocalCopy::new(socket.clone(), number),
             socket,
             resp_socket: place.join("resp.sock"),
             data: place.join("data"),
@@ -310,7 +310,7 @@ impl Cluster {
     }
 
     /// The copies of all nodes.
-    pub fn copies(&self) -> Vec<Copy> {
+    pub fn copies(&self) -> Vec<LocalCopy> {
         self.nodes.values().map(|node| node.copy.clone()).collect()
     }
 

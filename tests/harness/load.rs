@@ -43,14 +43,14 @@ pub const PREFIXES: [&str; 2] = ["left/", "right/"];
 
 /// One node's copy, to be read on this machine. Clones are the same copy.
 #[derive(Debug, Clone)]
-pub struct Copy {
+pub struct LocalCopy {
     /// Where it is read.
     pub socket: PathBuf,
     number: u32,
     life: Arc<AtomicU32>,
 }
 
-impl Copy {
+impl LocalCopy {
     /// The copy of the node with this number.
     pub fn new(socket: PathBuf, number: u32) -> Self {
         Self { socket, number, life: Arc::default() }
@@ -195,9 +195,9 @@ fn client(mix: &Mix, number: u32, voters: &[SocketAddr], credentials: &Credentia
 }
 
 /// The life of one client.
-async fn work(shared: Arc<Shared>, number: u32, store: Store, copies: Vec<Copy>) {
+async fn work(shared: Arc<Shared>, number: u32, store: Store, copies: Vec<LocalCopy>) {
     let mut random = Random::from_seed(shared.seed ^ (u64::from(number) << 32));
-    let copies: Vec<(Store, Copy)> =
+    let copies: Vec<(Store, LocalCopy)> =
         copies.into_iter().map(|copy| (Store::over_socket(&copy.socket, LOCAL_MAX), copy)).collect();
     let mut seen: HashMap<String, u64> = HashMap::new();
     let mut writes = 0;
