@@ -465,28 +465,38 @@ impl Log {
     /// # Errors
     /// [`LogError::Purged`]; [`LogError::Damaged`] when the disk no longer holds what was written.
     pub fn read(&self, from: u64, entries_max: usize, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
+        let mut found = Found { entries: Vec::new(), bytes: 0, entries_max, bytes_max };
+        let (mut next, mut begun) = (from, None);
         loop {
-            let mut found = Found { entries: Vec::new(), bytes: 0, entries_max, bytes_max };
             let (extents, upto, truncations) = {
                 let index = self.shared.index.read();
-                if from <= index.purged.index {
-                    return Err(LogError::Purged { index: from, first: index.purged.index + 1 });
+                if *begun.get_or_insert(index.truncations) != index.truncations {
+                    // Only a truncation changes bytes that were looked at, and it is counted before it begins.
+                    (found.entries, found.bytes, next, begun) = (Vec::new(), 0, from, Some(index.truncations));
+                }
+                if next <= index.purged.index {
+                    return Err(LogError::Purged { index: next, first: index.purged.index + 1 });
                 }
                 let first = index.cache.front().map_or(index.last.index + 1, |entry| entry.point.index);
-                if from >= first {
-                    let skip = usize::try_from(from - first).unwrap_or(usize::MAX);
+                if next >= first {
+                    let skip = usize::try_from(next - first).unwrap_or(usize::MAX);
                     index.cache.iter().skip(skip).cloned().all(|entry| found.take(entry));
                     return Ok(found.entries);
                 }
-                let start = index.segments.partition_point(|segment| segment.before.index < from).saturating_sub(1);
-                let extents = index.segments.range(start..).map(|segment| (segment.extent(from), segment.bytes));
+                let start = index.segments.partition_point(|segment| segment.before.index < next).saturating_sub(1);
+                let extents = index.segments.range(start..).map(|segment| (segment.extent(next), segment.bytes));
                 (extents.collect::<Vec<_>>(), index.in_files(), index.truncations)
             };
-            let read = found.read(&extents, from, upto);
-            // Only a truncation changes bytes that were looked at, and it is counted before it begins.
-            if self.shared.index.read().truncations == truncations {
-                return read.map(|()| found.entries);
+            let read = found.read(&extents, next, upto);
+            if self.shared.index.read().truncations != truncations {
+                continue;
             }
+            read?;
+            next = from + found.entries.len() as u64;
+            if next <= upto {
+                return Ok(found.entries);
+            }
+            // All that the files have is taken: what follows waits to be written, and is in the cache.
         }
     }
 }

@@ -32,6 +32,27 @@ fn entries_that_wait_for_a_truncation_are_read_as_they_will_be() {
     assert_eq!(contents(&open(dir.path())).len(), 15);
 }
 
+#[test]
+fn a_read_goes_on_from_the_files_into_what_waits_to_be_written() {
+    // One that ends there instead looks as if the rest were too much for its bounds, and a replica takes a snapshot.
+    let dir = tempfile::tempdir().unwrap();
+    append(&open(dir.path()), 1..=10, 1);
+    let (options, begins, go) = gated();
+    let log = Log::open_sized(dir.path(), options, SEGMENT, 0).unwrap();
+    log.append(entries(11..=12, 1), Box::new(drop)).unwrap();
+    begins.recv().unwrap();
+    log.append(entries(13..=15, 1), Box::new(drop)).unwrap();
+    let read = |from, entries_max, bytes_max| {
+        let found = log.read(from, entries_max, bytes_max).unwrap();
+        found.iter().map(|entry| entry.point.index).collect::<Vec<_>>()
+    };
+    assert_eq!(read(9, 100, usize::MAX), [9, 10, 11, 12, 13, 14, 15]);
+    assert_eq!(read(9, 6, usize::MAX), [9, 10, 11, 12, 13, 14]);
+    assert_eq!(read(11, 2, usize::MAX), [11, 12]);
+    assert_eq!(read(12, 100, 1), [12]);
+    drop(go);
+}
+
 /// The newest truncation that has returned: entries after the index have at least this term.
 #[derive(Default)]
 struct Floor(StdMutex<(u64, u64)>);
