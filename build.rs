@@ -10,8 +10,9 @@ fn main() {
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
     let dirty = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|changes| !changes.is_empty());
     println!("cargo:rustc-env=CINNABAR_COMMIT={commit}{}", if dirty { "-dirty" } else { "" });
-    println!("cargo:rerun-if-changed=src");
-    println!("cargo:rerun-if-changed=abe/src");
+    for folder in ["src", "abe/src", "kv", "Cargo.toml", "Cargo.lock"] {
+        println!("cargo:rerun-if-changed={folder}");
+    }
     for file in ["HEAD", "logs/HEAD"] {
         if let Some(path) = git(&["rev-parse", "--git-path", file]) {
             println!("cargo:rerun-if-changed={path}");

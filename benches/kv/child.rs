@@ -1,10 +1,17 @@
 //! Child processes: each ends with its guard, by its own id and no other.
+//!
+//! A [`Helper`] is this program once more, as a process of its own: it is asked one JSON object a line, and answers so.
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{self, Command, Stdio};
+use std::process::{self, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::Fallible;
 
@@ -27,6 +34,67 @@ impl Child {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends it, politely or not, and waits until it is gone.
+    pub fn end(&mut self, signal: Signal) -> Fallible<()> {
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).ok_or("no process id")?;
+        kill_process(pid, signal)?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+/// This program once more, with `--helper`.
+#[derive(Clone)]
+pub struct Helper {
+    pid: u32,
+    pipes: Arc<Mutex<Pipes>>,
+}
+
+struct Pipes {
+    child: process::Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Helper {
+    /// Starts it. Its errors go where ours go.
+    pub fn start() -> Fallible<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let mut child = command.arg("--helper").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (stdin, stdout) = child.stdin.take().zip(child.stdout.take()).ok_or("pipes were asked for")?;
+        let pid = child.id();
+        Ok(Self { pid, pipes: Arc::new(Mutex::new(Pipes { child, stdin, stdout: BufReader::new(stdout) })) })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.pid
+    }
+
+    /// Has it do something; gives its answer.
+    pub async fn ask(&self, question: Value) -> Fallible<Value> {
+        let pipes = self.pipes.clone();
+        let answer = tokio::task::spawn_blocking(move || -> Fallible<Value> {
+            let mut pipes = pipes.lock().map_err(|_| "an earlier question failed")?;
+            writeln!(pipes.stdin, "{question}")?;
+            let mut line = String::new();
+            pipes.stdout.read_line(&mut line)?;
+            Ok(serde_json::from_str(&line)?)
+        });
+        let answer = answer.await??;
+        match &answer["error"] {
+            Value::Null => Ok(answer),
+            error => Err(error.to_string().into()),
+        }
+    }
+}
+
+impl Drop for Pipes {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

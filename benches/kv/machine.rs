@@ -1,7 +1,14 @@
-//! What the kernel knows: which processor this is, and whose processor time is whose.
+//! What the kernel knows: which processor this is, whose processor time is whose, what takes how much memory and disk.
 
 use std::fs;
-use std::process::Command;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::Fallible;
+use crate::child::run;
+use crate::cinnabar::BINARY;
 
 /// The kernel counts processor time in hundredths of a second, on every machine it tells user space about.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -18,15 +25,49 @@ pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The commit that is checked out, with `-dirty` when files differ from it.
-pub fn commit() -> String {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
-    let dirty = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|changes| !changes.is_empty());
-    format!("{commit}{}", if dirty { "-dirty" } else { "" })
+/// The commit from which the measured binary was built, as it says itself; `-dirty` when files differed from it.
+pub fn commit() -> Fallible<String> {
+    let version = run(Path::new(BINARY), &["--version"])?;
+    let commit = version.rsplit_once('(').and_then(|(_, rest)| rest.split_once(')'));
+    Ok(commit.ok_or("the binary does not say its commit")?.0.to_owned())
+}
+
+/// Nanoseconds of a clock that all processes of this machine share.
+pub fn now_ns() -> u64 {
+    nanoseconds(ClockId::Monotonic)
+}
+
+/// Nanoseconds of processor time that this thread has used.
+pub fn thread_ns() -> u64 {
+    nanoseconds(ClockId::ThreadCPUTime)
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// MiB of memory that a process has; 0 once it is gone.
+pub fn rss_mib(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok()).unwrap_or(0.0);
+    (kib / 1024.0).round()
+}
+
+/// MiB that a folder takes on its disk.
+pub fn disk_mib(folder: &Path) -> f64 {
+    let (mut bytes, mut folders) = (0, vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(found) if found.is_dir() => folders.push(entry.path()),
+                Ok(found) => bytes += found.blocks() * 512,
+                Err(_) => {}
+            }
+        }
+    }
+    (bytes as f64 / f64::from(1 << 20) * 10.0).round() / 10.0
 }
 
 /// Seconds of processor time that a process has used, its own and the kernel's for it; 0 once it is gone.

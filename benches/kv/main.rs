@@ -6,12 +6,22 @@
 
 mod child;
 mod cinnabar;
+mod data;
+mod engines;
 mod etcd;
+mod fanout;
+mod helper;
 #[path = "../../src/cli/bench/load.rs"]
 mod load;
 mod machine;
+mod propagation;
 mod puts;
+mod reads;
 mod report;
+mod resp;
+mod restart;
+mod tables;
+mod world;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,8 +30,13 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::{Value, json};
 
+use crate::world::World;
+
 /// What a part fails with; whoever runs a benchmark reads it.
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Times that everything is written again before its disk is measured.
+const OVERWRITES: u64 = 5;
 
 /// Measures the store beside its peers.
 #[derive(Parser)]
@@ -41,6 +56,12 @@ struct Args {
     /// Seconds of one run.
     #[arg(long)]
     seconds: Option<u64>,
+    /// Records of the parts that read.
+    #[arg(long)]
+    keys: Option<u64>,
+    /// Answers questions of another process of this benchmark.
+    #[arg(long, hide = true)]
+    helper: bool,
     /// What cargo says to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -49,6 +70,12 @@ struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     Puts,
+    Reads,
+    Resp,
+    Propagation,
+    Fanout,
+    Restart,
+    Disk,
 }
 
 /// How this run measures.
@@ -56,8 +83,16 @@ struct Plan {
     quick: bool,
     repeats: usize,
     length: Duration,
+    /// Reads before those that count: each key some times.
+    warm_up: Duration,
+    /// Records of the parts that read.
+    keys: u64,
+    /// Times that all of them are written again.
+    overwrites: u64,
     /// Where etcd is, if it is installed.
     etcd: Option<PathBuf>,
+    /// Where Redis is.
+    redis: Option<PathBuf>,
 }
 
 impl Plan {
@@ -68,7 +103,8 @@ impl Plan {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let args = Args::parse();
+    match if args.helper { helper::serve() } else { run(&args) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench-kv: {error}");
@@ -82,74 +118,90 @@ fn run(args: &Args) -> Fallible<()> {
         quick: args.quick,
         repeats: args.repeats.unwrap_or(if args.quick { 1 } else { 3 }).max(1),
         length: Duration::from_secs(args.seconds.unwrap_or(if args.quick { 3 } else { 5 })),
+        warm_up: Duration::from_secs(if args.quick { 1 } else { 8 }),
+        keys: args.keys.unwrap_or(if args.quick { 50_000 } else { 1_000_000 }).max(1000),
+        overwrites: OVERWRITES,
         etcd: child::installed("etcd"),
+        redis: child::installed("redis-server"),
     };
     let parent = args.out.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent)?;
     // Beside the report: on a disk, which a folder for temporary files need not be.
     let folder = tempfile::Builder::new().prefix("run-").tempdir_in(parent.canonicalize()?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let wanted = |part| args.parts.is_empty() || args.parts.contains(&part);
     let mut report = read(&args.out);
     report["cpu"] = machine::cpu_model().into();
     report["cpus"] = machine::cpus().into();
-    report["commit"] = machine::commit().into();
+    report["commit"] = machine::commit()?.into();
     report["quick"] = plan.quick.into();
-    report["etcd"] = match &plan.etcd {
-        Some(program) => etcd::Etcd::version(program)?.into(),
-        None => Value::Null,
+    report["etcd"] = plan.etcd.as_deref().map(etcd::Etcd::version).transpose()?.into();
+    report["redis"] = plan.redis.as_deref().map(resp::version).transpose()?.into();
+    println!("{}, {} processors, commit {}", machine::cpu_model(), machine::cpus(), machine::commit()?);
+    let mut done = |part: &str, rows: Vec<Value>| -> Fallible<()> {
+        print!("{}", tables::part(part, &plan, &report, &rows));
+        report[part] = rows.into();
+        // After each part: a later one that fails takes nothing with it.
+        Ok(std::fs::write(&args.out, format!("{report:#}\n"))?)
     };
-    println!("{}, {} processors, commit {}", machine::cpu_model(), machine::cpus(), machine::commit());
-    if wanted(Part::Puts) {
-        let rows = runtime.block_on(puts::run(&plan, folder.path()))?;
-        print_puts(&plan, &report, &rows);
-        report["puts"] = rows.into();
-    }
-    std::fs::write(&args.out, format!("{report:#}\n"))?;
+    runtime.block_on(parts(&plan, args, folder.path(), &mut done))?;
     println!("\n{}", args.out.display());
+    Ok(())
+}
+
+/// Runs the parts that are wanted; hands over the rows of each.
+async fn parts(
+    plan: &Plan,
+    args: &Args,
+    folder: &Path,
+    done: &mut impl FnMut(&str, Vec<Value>) -> Fallible<()>,
+) -> Fallible<()> {
+    let wanted = |part| args.parts.is_empty() || args.parts.contains(&part);
+    if wanted(Part::Puts) {
+        done("puts", puts::run(plan, folder).await?)?;
+    }
+    if wanted(Part::Propagation) {
+        done("propagation", propagation::run(plan, folder).await?)?;
+    }
+    if wanted(Part::Fanout) {
+        done("fanout", fanout::run(plan, folder).await?)?;
+    }
+    if ![Part::Reads, Part::Resp, Part::Restart, Part::Disk].into_iter().any(wanted) {
+        return Ok(());
+    }
+    let mut world = World::start(plan, folder).await?;
+    let mut reads = if wanted(Part::Reads) { reads::run(plan, &world).await? } else { Vec::new() };
+    if wanted(Part::Resp) {
+        done("resp", resp::run(plan, &world).await?)?;
+    }
+    let (mut restart, mut disk) = (Vec::new(), Vec::new());
+    if wanted(Part::Restart) {
+        restart = restart::run(plan, &mut world).await?;
+    }
+    if wanted(Part::Disk) {
+        disk = restart::overwrite(plan, &world).await?;
+    }
+    // The stores alone come last, when nothing else runs.
+    drop(world);
+    let mut alone = Vec::new();
+    if [Part::Reads, Part::Restart, Part::Disk].into_iter().any(wanted) {
+        alone = reads::alone(plan, folder).await?;
+    }
+    for rows in alone {
+        reads.extend(rows.reads);
+        restart.push(rows.restart);
+        disk.extend(rows.disk);
+    }
+    for (part, name, rows) in
+        [(Part::Reads, "reads", reads), (Part::Restart, "restart", restart), (Part::Disk, "disk", disk)]
+    {
+        if wanted(part) {
+            done(name, rows)?;
+        }
+    }
     Ok(())
 }
 
 fn read(path: &Path) -> Value {
     let before = std::fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok());
     before.filter(Value::is_object).unwrap_or_else(|| json!({}))
-}
-
-fn print_puts(plan: &Plan, report: &Value, rows: &[Value]) {
-    let title = match &report["etcd"] {
-        Value::String(version) => format!(
-            "Puts at the leader: 3 voters with TLS, beside 3 nodes of etcd {version} without TLS; 8 connections, 50,000 random keys, medians of {} runs of {} s",
-            plan.repeats,
-            plan.length.as_secs(),
-        ),
-        _ => "Puts at the leader: 3 voters with TLS; etcd is not installed".to_owned(),
-    };
-    let columns = [
-        ("value_bytes", "value B"),
-        ("clients", "clients"),
-        ("system", "system"),
-        ("per_second", "puts/s"),
-        ("p50_us", "p50 us"),
-        ("p99_us", "p99 us"),
-        ("p999_us", "p99.9 us"),
-        ("cpu_us_per_op", "server CPU us"),
-        ("leader_cpu_us_per_op", "leader's"),
-        ("follower_cpu_us_per_op", "a follower's"),
-        ("client_cpu_us_per_op", "client CPU us"),
-        ("others_share", "others' share"),
-        ("errors", "errors"),
-    ];
-    print!("{}", report::table(&title, rows, &columns));
-    let columns = [
-        ("value_bytes", "value B"),
-        ("clients", "clients"),
-        ("per_second", "puts/s"),
-        ("p50_us", "p50"),
-        ("p99_us", "p99"),
-        ("cpu_us_per_op", "server CPU"),
-    ];
-    let ratios = report::ratios(rows, "etcd", &["value_bytes", "clients"]);
-    if !ratios.is_empty() {
-        print!("{}", report::table("Ours over etcd's", &ratios, &columns));
-    }
 }

@@ -1,10 +1,34 @@
 //! What is printed and what is written: one table a part, one JSON for all.
 
+use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 /// A number of a report.
 pub fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
+}
+
+/// A row: what was measured, then times in microseconds to the hundredth, then what else there is to say.
+pub fn row(what: &Value, times: &Histogram<u64>, more: &Value) -> Value {
+    let us = |quantile| hundredths(times.value_at_quantile(quantile) as f64 / 1e3);
+    let figures = json!({ "operations": times.len(), "p50_us": us(0.5), "p99_us": us(0.99), "p999_us": us(0.999) });
+    let parts = [what, &figures, more].into_iter().filter_map(Value::as_object).flatten();
+    Value::Object(parts.map(|(name, value)| (name.clone(), value.clone())).collect())
+}
+
+/// Rounds to the hundredth.
+pub fn hundredths(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
+
+/// Says in a row what is required of one of its fields, and whether that is met, along with what was required before.
+pub fn require(row: &mut Value, field: &str, most: f64) {
+    let (text, met) = (format!("{field} <= {most}"), number(&row[field]) <= most);
+    row["required"] = match row["required"].as_str() {
+        Some(before) => format!("{before}, {text}").into(),
+        None => text.into(),
+    };
+    row["met"] = (met && row["met"] != false).into();
 }
 
 /// One row for several runs of the same thing: medians of what was measured, sums of errors, the rest as it is.
@@ -32,6 +56,7 @@ pub fn table(title: &str, rows: &[Value], columns: &[(&str, &str)]) -> String {
     let cell = |row: &Value, field: &str| match &row[field] {
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),
+        Value::Bool(met) => if *met { "met" } else { "MISSED" }.to_owned(),
         Value::Number(number) if number.as_f64().is_some_and(|n| n.fract() == 0.0) => {
             format!("{:.0}", number.as_f64().unwrap_or(0.0))
         }
