@@ -144,11 +144,11 @@ impl Store {
     }
 }
 
-/// Rows of one store for the parts `reads`, `restart` and `disk`, in this order.
+/// Rows of one store for the part `reads`, and for `restart` and `disk`.
 pub struct Rows {
     pub reads: Vec<Value>,
-    pub restart: Value,
-    pub disk: Option<Value>,
+    /// Of the run whose records are overwritten.
+    pub rest: Option<(Value, Value)>,
 }
 
 /// What is measured.
@@ -198,7 +198,7 @@ pub fn measure(plan: &Plan) -> Fallible<Rows> {
     let restart = json!({ "system": kind.name(), "what": "open and read one", "keys": keys,
         "value_bytes": VALUE_BYTES, "seconds": hundredths(start.elapsed().as_secs_f64()) });
     if overwrites == 0 {
-        return Ok(Rows { reads, restart, disk: None });
+        return Ok(Rows { reads, rest: None });
     }
     for generation in 1..=overwrites {
         store.load(keys, generation)?;
@@ -207,5 +207,5 @@ pub fn measure(plan: &Plan) -> Fallible<Rows> {
     let disk = json!({ "system": kind.name(), "what": format!("after {overwrites} overwrites"), "keys": keys,
         "value_bytes": VALUE_BYTES, "live_mib": live.round(), "disk_mib": on_disk,
         "disk_over_live": hundredths(on_disk / live), "load_seconds": hundredths(loaded) });
-    Ok(Rows { reads, restart, disk: Some(disk) })
+    Ok(Rows { reads, rest: Some((restart, disk)) })
 }

@@ -188,8 +188,10 @@ async fn parts(
     }
     for rows in alone {
         reads.extend(rows.reads);
-        restart.push(rows.restart);
-        disk.extend(rows.disk);
+        if let Some((again, overwritten)) = rows.rest {
+            restart.push(again);
+            disk.push(overwritten);
+        }
     }
     for (part, name, rows) in
         [(Part::Reads, "reads", reads), (Part::Restart, "restart", restart), (Part::Disk, "disk", disk)]

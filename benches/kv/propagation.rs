@@ -2,8 +2,11 @@
 //! socket tells of it. Voters and replicas are processes of their own, with TLS between them.
 //!
 //! Nothing is subtracted: the time holds the put's way to a quorum's disks, each level's verification and apply, and the
-//! watch's way out. The put's own time, until its answer, is a row of its own. One put at a time, as often as stated.
+//! watch's way out. The put's own time, until its answer, is a row of its own, and so is what the disk alone takes. Puts
+//! come at a steady rate.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +24,7 @@ use crate::child::Helper;
 use crate::cinnabar::{Cluster, Node};
 use crate::data::{VALUE_BYTES, age, paced, stamped, write};
 use crate::load::histogram;
-use crate::machine::Usage;
+use crate::machine::{Usage, now_ns, thread_ns};
 use crate::report::{hundredths, require, row};
 use crate::world::{FOLLOW_MAX, opening};
 use crate::{Fallible, Plan};
@@ -36,6 +39,9 @@ const DOWNSTREAMS: usize = 8;
 /// Required of one level and of three, in microseconds.
 const ONE_LEVEL_US_MAX: f64 = 2000.0;
 const THREE_LEVELS_US_MAX: f64 = 4000.0;
+/// Appends of the disk alone, and the pause between two.
+const SYNCS: u32 = 300;
+const SYNC_PAUSE: Duration = Duration::from_millis(5);
 /// Puts before those that count.
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -60,7 +66,9 @@ pub async fn run(plan: &Plan, folder: &Path) -> Fallible<Vec<Value>> {
     let mut watched: Vec<(String, &Node)> =
         chain.iter().enumerate().map(|(n, node)| (format!("{} below the leader", n + 1), node)).collect();
     watched.push(("1 below a follower".to_owned(), &beside));
-    let mut rows = round(plan, &cluster, &client, &watched, 1).await?;
+    let disk = folder.join("disk");
+    let mut rows = vec![tokio::task::spawn_blocking(move || disk_alone(&disk)).await??];
+    rows.extend(round(plan, &cluster, &client, &watched, 1).await?);
     let helper = Helper::start()?;
     // The leader feeds the first level already, and each level the next; the last feeds none of its own.
     for (n, node) in [&cluster.voters()[leader]].into_iter().chain(&chain[..LEVELS - 1]).enumerate() {
@@ -71,6 +79,22 @@ pub async fn run(plan: &Plan, folder: &Path) -> Fallible<Vec<Value>> {
     watched.truncate(LEVELS);
     rows.extend(round(plan, &cluster, &client, &watched, DOWNSTREAMS).await?);
     Ok(rows)
+}
+
+/// What a put cannot do without: an append and its sync, by one process that nobody else makes wait.
+fn disk_alone(path: &Path) -> Fallible<Value> {
+    let (mut file, mut times, cpu) = (File::create(path)?, histogram(), thread_ns());
+    for _ in 0..SYNCS {
+        let asked = now_ns();
+        file.write_all(&[0x5a; VALUE_BYTES])?;
+        file.sync_data()?;
+        times.saturating_record(now_ns() - asked);
+        std::thread::sleep(SYNC_PAUSE);
+    }
+    let what =
+        json!({ "system": "disk alone", "what": "an append and its sync", "clients": 1, "value_bytes": VALUE_BYTES });
+    let cpu = (thread_ns() - cpu) as f64 / 1e3 / f64::from(SYNCS);
+    Ok(row(&what, &times, &json!({ "cpu_us_per_op": hundredths(cpu) })))
 }
 
 /// A put whose value begins with this moment.

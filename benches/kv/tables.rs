@@ -52,7 +52,9 @@ pub fn part(name: &str, plan: &Plan, report: &Value, rows: &[Value]) -> String {
                 ("per_second", "puts/s"),
                 ("leader_cpu_us_per_op", "leader's CPU us"),
                 ("relay_us_per_entry_and_subscriber", "relay us/entry/subscriber"),
-                ("machine_share", "machine"),
+                ("replica_us_per_entry", "replica us/entry"),
+                ("replicas_share", "replicas' share"),
+                ("others_share", "others' share"),
             ],
         ),
         "restart" => (
