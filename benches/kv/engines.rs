@@ -124,12 +124,12 @@ impl Store {
         Ok(n)
     }
 
-    /// Reads random keys, one after the other.
-    fn read_for(&self, keys: u64, length: Duration, what: &Value) -> Fallible<Value> {
+    /// Reads random keys, others for each seed, one after the other.
+    fn read_for(&self, keys: u64, seed: u64, length: Duration, what: &Value) -> Fallible<Value> {
         let (mut times, mut n) = (histogram(), 0u64);
         let (start, cpu) = (Instant::now(), thread_ns());
         while start.elapsed() < length {
-            let record = scatter(n) % keys;
+            let record = scatter((seed << 40) + n) % keys;
             let key = key(record);
             let asked = Instant::now();
             let found = self.read(key.as_bytes())?;
@@ -179,11 +179,11 @@ pub fn measure(plan: &Plan) -> Fallible<Rows> {
     for n in 0..keys {
         store.read(key(n).as_bytes())?;
     }
-    let mut reads = vec![store.read_for(keys, length, &what("none"))?];
+    let mut reads = vec![store.read_for(keys, 1, length, &what("none"))?];
     let stop = AtomicBool::new(false);
     let (beside, written) = std::thread::scope(|scope| {
         let writer = scope.spawn(|| store.write_steadily(keys, per_second, &stop));
-        let beside = store.read_for(keys, length, &what(&format!("{per_second} writes/s")));
+        let beside = store.read_for(keys, 2, length, &what(&format!("{per_second} writes/s")));
         stop.store(true, Ordering::Relaxed);
         (beside, writer.join())
     });

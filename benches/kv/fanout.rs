@@ -158,7 +158,7 @@ impl Tree {
         pids.extend(self.processes.iter().map(|(node, _)| node.process.id()));
         pids.extend(self.helpers.iter().map(Helper::id));
         let usage = Usage::begin(&pids);
-        let puts = paced(&clients, RATE, plan.length * 4, put).await?;
+        let puts = paced(&clients, RATE, plan.length * 3, put).await?;
         let used = usage.end();
         self.reach(puts.index).await?;
         sleep(Duration::from_millis(200)).await;

@@ -2,7 +2,7 @@
 //!
 //! They are the store's own [`Replica`]s: each dials its upstream over TLS, verifies every frame's signature and chain,
 //! and applies it; only the servers of a node are missing. Questions: `open` starts replicas, `reach` waits until all
-//! have applied an entry, `reads` reads one of them, `begin` and `end` bound a time in which lags are noted, `point`
+//! have applied an entry, `fill` and `reads` read one of them, `begin` and `end` bound a time in which lags are noted, `point`
 //! tells where they are, `close` ends them.
 
 use std::collections::BTreeSet;
@@ -100,9 +100,10 @@ impl Copies {
                     runtime.block_on(copy.local.wait_for(number("index")?, Duration::from_millis(number("ms")?)))?;
                 }
             }
+            Some("fill") => self.copies[0].fill(number("keys")?)?,
             Some("reads") => {
                 let length = Duration::from_millis(number("ms")?);
-                return self.copies[0].read_for(number("keys")?, length, &question["what"]);
+                return self.copies[0].read_for(number("keys")?, number("seed")?, length, &question["what"]);
             }
             Some("begin") => *self.lags()? = Lags { noting: true, times: histogram() },
             Some("end") => {
@@ -198,13 +199,22 @@ impl Copy {
         Ok(Self { local, reader: replica.reader() })
     }
 
-    /// Reads random keys, one after the other. Every value is looked at.
-    fn read_for(&self, keys: u64, length: Duration, what: &Value) -> Fallible<Value> {
+    /// Reads every key, twice: what the cache can hold of them is there then.
+    fn fill(&self, keys: u64) -> Fallible<()> {
+        for n in (0..keys).chain(0..keys) {
+            self.reader.get(key(n).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Reads random keys, one after the other. Every value is looked at. Each seed gives others, or a small cache would
+    /// find again what an earlier run left.
+    fn read_for(&self, keys: u64, seed: u64, length: Duration, what: &Value) -> Fallible<Value> {
         let (mut times, mut n) = (histogram(), 0u64);
         let missed = self.local.state().cache_misses();
         let (start, cpu) = (Instant::now(), thread_ns());
         while start.elapsed() < length {
-            let record = scatter(n) % keys;
+            let record = scatter((seed << 40) + n) % keys;
             let key = key(record);
             let asked = Instant::now();
             let read = self.reader.get(key.as_bytes())?;

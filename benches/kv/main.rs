@@ -83,8 +83,6 @@ struct Plan {
     quick: bool,
     repeats: usize,
     length: Duration,
-    /// Reads before those that count: each key some times.
-    warm_up: Duration,
     /// Records of the parts that read.
     keys: u64,
     /// Times that all of them are written again.
@@ -118,7 +116,6 @@ fn run(args: &Args) -> Fallible<()> {
         quick: args.quick,
         repeats: args.repeats.unwrap_or(if args.quick { 1 } else { 3 }).max(1),
         length: Duration::from_secs(args.seconds.unwrap_or(if args.quick { 3 } else { 5 })),
-        warm_up: Duration::from_secs(if args.quick { 1 } else { 8 }),
         keys: args.keys.unwrap_or(if args.quick { 50_000 } else { 1_000_000 }).max(1000),
         overwrites: OVERWRITES,
         etcd: child::installed("etcd"),
@@ -184,7 +181,8 @@ async fn parts(
     drop(world);
     let mut alone = Vec::new();
     if [Part::Reads, Part::Restart, Part::Disk].into_iter().any(wanted) {
-        alone = reads::alone(plan, folder).await?;
+        let overwrites = if wanted(Part::Restart) || wanted(Part::Disk) { plan.overwrites } else { 0 };
+        alone = reads::alone(plan, folder, overwrites).await?;
     }
     for rows in alone {
         reads.extend(rows.reads);

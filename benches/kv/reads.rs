@@ -39,13 +39,13 @@ pub async fn run(plan: &Plan, world: &World) -> Fallible<Vec<Value>> {
         if number(&reached["records"]) != world.keys as f64 {
             return Err(format!("the replica has {} records", reached["records"]).into());
         }
-        let ask = |what: &Value, ms: u128| json!({ "do": "reads", "keys": world.keys, "ms": ms as u64, "what": what });
-        // Fills the cache: each key some ten times.
-        helper.ask(ask(&Value::Null, plan.warm_up.as_millis())).await?;
+        helper.ask(json!({ "do": "fill", "keys": world.keys })).await?;
         for (load, rate) in [("none", 0), ("writes", WRITES)] {
             let load = if rate > 0 { format!("{rate} writes/s") } else { load.to_owned() };
             let what = json!({ "system": "cinnabar", "cache": cache, "cache_mib": bytes >> 20, "load": load });
-            let reads = helper.ask(ask(&what, plan.length.as_millis()));
+            let ms = plan.length.as_millis() as u64;
+            let question = json!({ "do": "reads", "keys": world.keys, "seed": rate + 1, "ms": ms, "what": what });
+            let reads = helper.ask(question);
             let mut row =
                 if rate > 0 { beside(plan, world, &writers, reads, helper.id()).await? } else { reads.await? };
             if rate == 0 && bytes == CACHE_BYTES_DEFAULT {
@@ -88,27 +88,25 @@ async fn beside(
 }
 
 /// sled and redb alone, with as much memory as our caches have; rows for three parts.
-pub async fn alone(plan: &Plan, folder: &Path) -> Fallible<Vec<engines::Rows>> {
+pub async fn alone(plan: &Plan, folder: &Path, overwrites: u64) -> Fallible<Vec<engines::Rows>> {
     let mut all = Vec::new();
     for kind in [Kind::Sled, Kind::Redb] {
         for (n, cache_bytes) in [CACHE_BYTES_DEFAULT, live_bytes(plan.keys) / 5].into_iter().enumerate() {
             let folder = folder.join(format!("{kind:?}-{n}"));
-            // Overwritten once only, which takes longest.
-            let plan = engines::Plan {
-                kind,
-                folder: folder.clone(),
-                keys: plan.keys,
-                cache_bytes,
-                length: plan.length,
-                writes: WRITES,
-                overwrites: if n == 0 { plan.overwrites } else { 0 },
-            };
-            let rows = tokio::task::spawn_blocking(move || engines::measure(&plan)).await??;
+            // Overwritten with one of the caches only: it takes longest.
+            let overwrites = if n == 0 { overwrites } else { 0 };
+            let (keys, length, at) = (plan.keys, plan.length, folder.clone());
+            let run = engines::Plan { kind, folder: at, keys, cache_bytes, length, writes: WRITES, overwrites };
+            let rows = tokio::task::spawn_blocking(move || engines::measure(&run)).await??;
             for row in &rows.reads {
-                eprintln!(
+                plan.progress(&format!(
                     "reads, {}, cache {} MiB, beside {}: p50 {} us, p99 {} us",
-                    row["system"], row["cache_mib"], row["load"], row["p50_us"], row["p99_us"]
-                );
+                    kind.name(),
+                    row["cache_mib"],
+                    row["load"],
+                    row["p50_us"],
+                    row["p99_us"]
+                ));
             }
             std::fs::remove_dir_all(&folder)?;
             all.push(rows);

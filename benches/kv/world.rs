@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::child::Helper;
 use crate::cinnabar::{Cluster, Node};
 use crate::data::{self, KEY_BYTES, LOADERS, VALUE_BYTES};
-use crate::machine::Usage;
+use crate::machine::{Usage, cpus};
 use crate::report::{hundredths, require, row};
 use crate::{Fallible, Plan};
 
@@ -38,12 +38,15 @@ impl World {
         let cluster = Cluster::start(&folder, 3).await?;
         let usage = Usage::begin(&cluster.pids().await?);
         let written = data::load(&cluster, plan.keys, 0).await?;
-        let servers: f64 = usage.end().servers.iter().sum();
+        let used = usage.end();
+        let servers: f64 = used.servers.iter().sum();
         let what = json!({ "system": "cinnabar", "what": "bulk load", "keys": plan.keys, "clients": LOADERS,
             "value_bytes": VALUE_BYTES });
         let more = json!({ "seconds": hundredths(written.seconds),
             "records_per_second": (plan.keys as f64 / written.seconds).round(),
-            "cpu_us_per_op": hundredths(servers * 1e6 / plan.keys as f64) });
+            "cpu_us_per_op": hundredths(servers * 1e6 / plan.keys as f64),
+            "client_cpu_us_per_op": hundredths(used.own * 1e6 / plan.keys as f64),
+            "others_share": hundredths(used.others / written.seconds / cpus() as f64) });
         let mut loaded = row(&what, &written.times, &more);
         require(&mut loaded, "seconds", LOAD_SECONDS_MAX);
         plan.progress(&format!(
