@@ -92,7 +92,7 @@ impl Tree {
         let processes = if replicas < REPLICAS_REQUIRED { PROCESSES } else { PROCESSES_MAX };
         for n in self.processes.len()..processes {
             let mut upstreams = relays.clone();
-            upstreams.rotate_left(n % RELAYS);
+            upstreams.rotate_left(n % relays.len());
             let node = self.cluster.replica(&format!("leaf-{n}"), &upstreams, "")?;
             node.reach(1, FOLLOW_MAX).await?;
             let watch = Watch::open(&node.client()?).await?;

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,14 +116,14 @@ async fn round(
     for (_, node) in watched {
         watches.push(Watch::open(&node.client()?).await?);
     }
-    paced(&[client.clone()], RATE, WARM_UP, put).await?;
+    paced(slice::from_ref(client), RATE, WARM_UP, put).await?;
     for watch in &watches {
         watch.times.lock().await.reset();
     }
     let mut pids = cluster.pids().await?;
     pids.extend(watched.iter().map(|(_, node)| node.process.id()));
     let usage = Usage::begin(&pids);
-    let puts = paced(&[client.clone()], RATE, plan.length * 2, put).await?;
+    let puts = paced(slice::from_ref(client), RATE, plan.length * 2, put).await?;
     for (_, node) in watched {
         node.reach(puts.index, FOLLOW_MAX).await?;
     }
