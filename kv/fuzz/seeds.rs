@@ -84,8 +84,11 @@ fn snapshot_file() -> Vec<u8> {
     [vec![0], std::fs::read(path).expect("it was just written")].concat()
 }
 
-/// Targets, their bodies and their first inputs.
-pub fn all() -> Vec<(&'static str, fn(&[u8]), Vec<u8>)> {
+/// A target, its body, and its first input.
+pub type Seed = (&'static str, fn(&[u8]), Vec<u8>);
+
+/// Every target.
+pub fn all() -> Vec<Seed> {
     vec![
         ("log_file", bodies::log_file, log_file()),
         ("log_entry", bodies::log_entry, log_entry()),

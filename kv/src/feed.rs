@@ -18,7 +18,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::limits::{
-    DOWNSTREAMS_MAX, DOWNSTREAMS_PER_GAP_MS, FEED_BYTES_MAX, FRAME_GAP_MS_MAX, FRAME_GAP_MS_MIN, TICK_MS,
+    DOWNSTREAMS_AT_ONCE, DOWNSTREAMS_MAX, DOWNSTREAMS_PER_GAP_MS, FEED_BYTES_MAX, FRAME_GAP_MS_MAX, FRAME_GAP_MS_MIN,
+    TICK_MS,
 };
 use crate::log::{Log, LogError};
 use crate::metrics::Metrics;
@@ -151,7 +152,7 @@ impl Feed {
     }
 
     fn gap(&self) -> Duration {
-        let lengthened = self.downstreams() as u64 / DOWNSTREAMS_PER_GAP_MS;
+        let lengthened = (self.downstreams() as u64).saturating_sub(DOWNSTREAMS_AT_ONCE) / DOWNSTREAMS_PER_GAP_MS;
         Duration::from_millis(lengthened.clamp(FRAME_GAP_MS_MIN, FRAME_GAP_MS_MAX))
     }
 

@@ -56,9 +56,12 @@ pub const DOWNSTREAMS_MAX: usize = 2048;
 /// Shortest time between two frames, in milliseconds.
 pub const FRAME_GAP_MS_MIN: u64 = 1;
 /// Longest time between two frames while entries wait, in milliseconds.
-pub const FRAME_GAP_MS_MAX: u64 = 100;
-/// Downstreams that lengthen the time between two frames by a millisecond.
-pub const DOWNSTREAMS_PER_GAP_MS: u64 = 10;
+pub const FRAME_GAP_MS_MAX: u64 = 400;
+/// Downstreams for which that time stays the shortest.
+pub const DOWNSTREAMS_AT_ONCE: u64 = 8;
+/// Downstreams beyond those that lengthen it by a millisecond: each receives a frame of its own, so that the frames a
+/// node sends in a second stay about this many thousands.
+pub const DOWNSTREAMS_PER_GAP_MS: u64 = 3;
 /// Bytes of log between two remembered milestones.
 pub const MILESTONE_BYTES: u64 = 64 * 1024;
 
@@ -75,6 +78,9 @@ pub const STALE_MS: u64 = 5 * 60 * 1000;
 pub const SNAPSHOT_FILES_MAX: usize = 2;
 /// Time for which a finished snapshot file is given to others before a newer one is made, in milliseconds.
 pub const SNAPSHOT_REUSE_MS: u64 = 60_000;
+/// Time after which a finished snapshot file that nobody asked for is removed, in milliseconds; a fetch that was cut
+/// for longer begins anew.
+pub const SNAPSHOT_IDLE_MS_MAX: u64 = 10 * 60 * 1000;
 /// Bytes of the buffers through which snapshot files are written and read.
 pub const SNAPSHOT_BUFFER_BYTES: usize = 256 * 1024;
 /// Bytes of records gathered into one engine batch while a snapshot is imported.

@@ -179,8 +179,15 @@ async fn keep(node: Arc<Node>, log_keep_bytes: u64) {
             }
             Err(_) => continue,
         }
+        if let Some(reason) = core.voter.as_ref().and_then(|voter| voter.ended())
+            && !node.shutdown.is_triggered()
+        {
+            tracing::error!(%reason, "the Raft core ended: this process ends");
+            std::process::exit(EXIT_DISK);
+        }
         turn += 1;
         if turn.is_multiple_of(purge_every) {
+            core.snapshots.remove_idle();
             if let Some(voter) = &core.voter
                 && let Err(error) = voter.purge(log_keep_bytes).await
             {
@@ -271,13 +278,7 @@ pub async fn run_voter(conf: VoterConfig, version: &str) -> Result<(), ProcessEr
     let (node, shutdown) = serve(started);
     tokio::spawn(keep(node.clone(), common.log_keep_bytes));
     // Leadership is handed over before the servers stop taking calls, so that a write in flight finds the next leader.
-    tokio::select! {
-        () = asked.wait() => {}
-        reason = core_ended(&node) => {
-            tracing::error!(%reason, "the Raft core ended: this process ends");
-            std::process::exit(EXIT_DISK);
-        }
-    }
+    asked.wait().await;
     if let Some(voter) = node.core().and_then(|core| core.voter.clone())
         && voter.leads()
         && let Err(error) = voter.transfer_leader(None, HANDOVER_WAIT).await
@@ -286,15 +287,6 @@ pub async fn run_voter(conf: VoterConfig, version: &str) -> Result<(), ProcessEr
     }
     shutdown.trigger();
     finish(node, shutdown).await
-}
-
-/// Returns once this voter has a core and the core has ended.
-async fn core_ended(node: &Arc<Node>) -> String {
-    let Some(core) = server::wait_for_core(node, &node.shutdown).await else { return std::future::pending().await };
-    match &core.voter {
-        Some(voter) => voter.ended().await,
-        None => std::future::pending().await,
-    }
 }
 
 fn announce(node: &Node, listening: SocketAddr) {

@@ -27,6 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cinnabar_daemon::{Env, Tls};
 use cinnabar_kv_api::{Command, NodeId, StoreId};
+use futures::FutureExt;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, Instant as _, ReadPolicy, ServerState, SnapshotPolicy};
@@ -297,17 +298,17 @@ impl Voter {
         now.saturating_sub(self.in_touch_at(now)) <= self.silence_ms_max
     }
 
-    /// Returns once the core has ended, with the reason: this process must end then.
-    pub async fn ended(&self) -> String {
+    /// Why the core has ended, once it has: this process must end then. Looked at now and then; whoever waited for it
+    /// would be woken by every write.
+    pub fn ended(&self) -> Option<String> {
         let mut metrics = self.raft.metrics();
-        loop {
-            if let Err(error) = &metrics.borrow_watched().running_state {
-                return error.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                return "its task is gone".to_owned();
+        // A core that panicked has said nothing, but its end of the channel is gone.
+        while let Some(changed) = metrics.changed().now_or_never() {
+            if changed.is_err() {
+                return Some("its task is gone".to_owned());
             }
         }
+        metrics.borrow_watched().running_state.as_ref().err().map(ToString::to_string)
     }
 
     /// The leader as this voter knows it.

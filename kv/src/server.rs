@@ -106,7 +106,7 @@ pub async fn serve_resp(node: Arc<Node>, listener: UnixListener, shutdown: Shutd
 }
 
 /// A voter without an id has nothing to serve yet.
-pub(crate) async fn wait_for_core(node: &Arc<Node>, shutdown: &Shutdown) -> Option<Arc<crate::node::Core>> {
+async fn wait_for_core(node: &Arc<Node>, shutdown: &Shutdown) -> Option<Arc<crate::node::Core>> {
     while !shutdown.is_triggered() {
         if let Some(core) = node.core() {
             return Some(core.clone());

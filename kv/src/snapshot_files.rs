@@ -20,7 +20,7 @@ use cinnabar_kv_api::{SignedCheckpoint, StoreId};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::limits::{SNAPSHOT_FILES_MAX, SNAPSHOT_REUSE_MS, UPSTREAM_SILENT_MS_MAX};
+use crate::limits::{SNAPSHOT_FILES_MAX, SNAPSHOT_IDLE_MS_MAX, SNAPSHOT_REUSE_MS, UPSTREAM_SILENT_MS_MAX};
 use crate::local::Local;
 use crate::snapshot::SnapshotError;
 use crate::state::Point;
@@ -85,6 +85,20 @@ impl SnapshotFiles {
             }
         }
         Ok(Arc::new(Self { dir, local, clock, witness, made: tokio::sync::Mutex::default() }))
+    }
+
+    /// Removes files that nobody asked for in a long time: each is as large as the live records.
+    pub fn remove_idle(&self) {
+        let now = self.clock.unix_ms();
+        // While one is being made there will be another turn.
+        let Ok(mut made) = self.made.try_lock() else { return };
+        made.retain(|made| {
+            let keep = now.saturating_sub(made.at_ms) < SNAPSHOT_IDLE_MS_MAX;
+            if !keep && let Err(error) = fs::remove_file(&made.path) {
+                tracing::warn!(%error, path = %made.path.display(), "cannot remove an old snapshot file");
+            }
+            keep
+        });
     }
 
     /// Opens a file for a reader: the one it names, or a fresh one whose state is at `least` or later.

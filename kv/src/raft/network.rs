@@ -9,7 +9,6 @@ use cinnabar_kv_api::{NodeId, StoreId, codec};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use openraft::OptionalSend;
 use openraft::alias::SnapshotOf;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
@@ -18,6 +17,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use openraft::{EntryPayload, OptionalSend};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::metadata::MetadataValue;
@@ -27,10 +27,13 @@ use tonic::{Request, Status};
 use super::proto::raft_client::RaftClient;
 use super::proto::{Body, InstallSnapshotRequest};
 use super::state_machine::SnapshotData;
-use super::types::{Node, Types, Vote};
+use super::types::{Entry, Node, Types, Vote};
 use crate::limits::RAFT_MESSAGE_BYTES_MAX;
 
 const MESSAGE_FORMAT: u8 = 1;
+/// Bytes of an append request beside its entries, and of an entry beside its payload, about: room made ahead.
+const APPEND_OVERHEAD_BYTES: usize = 256;
+const ENTRY_OVERHEAD_BYTES: usize = 48;
 /// Bytes of an answer between voters.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Pause after a stream to a peer could not be opened.
@@ -43,6 +46,19 @@ pub const STORE_METADATA: &str = "cinnabar-store";
 /// Encodes a message between voters.
 pub fn encode<T: Serialize>(message: &T) -> Body {
     Body { data: codec::encode(MESSAGE_FORMAT, message).into() }
+}
+
+/// Encodes an append request into one allocation: it is copied to each peer and may be large.
+fn encode_append(request: &AppendEntriesRequest<Types>) -> Body {
+    let entry_bytes = |entry: &Entry| match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.len() + ENTRY_OVERHEAD_BYTES,
+        _ => ENTRY_OVERHEAD_BYTES,
+    };
+    let bytes: usize = request.entries.iter().map(entry_bytes).sum();
+    let mut out = Vec::with_capacity(APPEND_OVERHEAD_BYTES + bytes);
+    out.push(MESSAGE_FORMAT);
+    codec::encode_into(&mut out, request);
+    Body { data: out.into() }
 }
 
 /// Decodes a request between voters.
@@ -137,7 +153,7 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let (previous, last) = (rpc.prev_log_id, rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id));
-        let one = futures::stream::iter([encode(&rpc)]);
+        let one = futures::stream::iter([encode_append(&rpc)]);
         let request = self.request(one, Some(&option));
         let mut answers = self.client.append(request).await.map_err(failed)?.into_inner();
         let missing = || failed(Status::unavailable("no answer to an append request"));
@@ -156,7 +172,7 @@ impl RaftNetworkV2<Types> for Peer {
     {
         Box::pin(async move {
             // Keep-alive pings of the channel end a stream whose peer is gone.
-            let request = self.request(input.map(|rpc| encode(&rpc)), None);
+            let request = self.request(input.map(|rpc| encode_append(&rpc)), None);
             let answers = match self.client.append(request).await {
                 Ok(answers) => answers.into_inner(),
                 Err(status) => {

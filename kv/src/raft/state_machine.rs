@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cinnabar_kv_api::limits::FRAME_BYTES_TARGET;
 use futures::StreamExt;
 use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -61,6 +62,21 @@ pub fn stored_membership(point: &Point) -> io::Result<StoredMembership> {
 
 fn meta(point: &Point) -> io::Result<SnapshotMeta> {
     Ok(SnapshotMeta { last_log_id: log_id(&point.applied), last_membership: stored_membership(point)? })
+}
+
+/// Cuts entries into ranges of at most `bytes` of payload, or one entry that has more.
+fn ranges_of(mut entries: &[LogEntry], bytes: usize) -> impl Iterator<Item = &[LogEntry]> {
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |entry: &&LogEntry| {
+            sum += entry.payload.len();
+            sum <= bytes
+        };
+        let count = entries.iter().take_while(fits).count().max(1).min(entries.len());
+        let (range, rest) = entries.split_at(count);
+        entries = rest;
+        (!range.is_empty()).then_some(range)
+    })
 }
 
 impl StateMachine {
@@ -157,19 +173,23 @@ impl RaftStateMachine<Types> for StateMachine {
                 responders.push(responder);
             }
             let chained = self.chained(&entries)?;
-            let bytes: usize = chained.iter().map(|entry| entry.payload.len()).sum();
-            let outcomes = self.local.apply(&chained).map_err(io::Error::other)?;
-            let point = self.local.point();
-            let hash = point.state_hash.to_bytes();
-            self.milestones.push(point.applied.index, bytes as u64, hash)?;
-            for (responder, outcome) in responders.into_iter().zip(outcomes) {
-                if let Some(responder) = responder {
-                    responder.send(outcome);
+            let mut responders = responders.into_iter();
+            // A frame ends where a range does, so no range may be more than a frame takes.
+            for range in ranges_of(&chained, FRAME_BYTES_TARGET / 2) {
+                let bytes: usize = range.iter().map(|entry| entry.payload.len()).sum();
+                let outcomes = self.local.apply(range).map_err(io::Error::other)?;
+                let point = self.local.point();
+                let hash = point.state_hash.to_bytes();
+                self.milestones.push(point.applied.index, bytes as u64, hash)?;
+                for (responder, outcome) in responders.by_ref().zip(outcomes) {
+                    if let Some(responder) = responder {
+                        responder.send(outcome);
+                    }
                 }
             }
             let membership = entries.iter().any(|entry| matches!(entry.payload, EntryPayload::Membership(_)));
             if membership {
-                tracing::info!(index = point.applied.index, "membership applied");
+                tracing::info!(index = self.local.applied_index(), "membership applied");
             }
         }
         Ok(())
@@ -227,5 +247,20 @@ impl RaftSnapshotBuilder<Types> for StateMachine {
         let meta = meta.await.map_err(io::Error::other)??;
         *self.current.lock() = Some(meta.clone());
         Ok(SnapshotOf::<Types, SnapshotData> { meta, snapshot: SnapshotData::Here(self.local.clone()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_fit_into_frames_and_leave_nothing_out() {
+        let entry = |length: usize| LogEntry { point: LogPoint::default(), payload: vec![0; length].into() };
+        let entries: Vec<_> = [10, 90, 1, 300, 40, 40, 40].map(entry).into();
+        let cut: Vec<Vec<usize>> =
+            ranges_of(&entries, 100).map(|range| range.iter().map(|entry| entry.payload.len()).collect()).collect();
+        assert_eq!(cut, [vec![10, 90], vec![1], vec![300], vec![40, 40], vec![40]]);
+        assert_eq!(ranges_of(&[], 100).count(), 0);
     }
 }

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::kv::{propose, unassigned};
 use super::raft::leader_channel;
+use crate::limits::WRITE_WAIT_MS_MAX;
 use crate::node::{Assignment, Node, NodeError};
 use crate::raft::{self, RaftProblem, Voter};
 use crate::state::Outcome;
@@ -99,6 +100,20 @@ impl ClusterService {
         Ok(node_id)
     }
 
+    /// Has the leader name the store, once there is one: the first election may still be going on.
+    async fn name_store(&self, voter: &Arc<Voter>, genesis: &Command) -> Result<(), Status> {
+        let named = async {
+            loop {
+                match propose(&self.node, voter, genesis.to_payload()).await {
+                    Err(status) if status.code() == tonic::Code::Unavailable => {}
+                    done => return done.map(|_| ()),
+                }
+            }
+        };
+        let late = |_| Status::unavailable("no voter leads yet: ask again");
+        tokio::time::timeout(Duration::from_millis(WRITE_WAIT_MS_MAX), named).await.map_err(late)?
+    }
+
     fn find(voter: &Voter, wanted: &proto::RemoveVoterRequest) -> Result<NodeId, Status> {
         let members = voter.members();
         let found = members.iter().find(|(id, (node, _))| {
@@ -163,9 +178,7 @@ impl Cluster for ClusterService {
         let genesis = Command::Genesis { cluster, store_id };
         match voter.initialize(members, &genesis).await {
             Ok(()) => {}
-            Err(RaftProblem::NotLeader(_)) => {
-                propose(&self.node, &voter, genesis.to_payload()).await?;
-            }
+            Err(RaftProblem::NotLeader(_)) => self.name_store(&voter, &genesis).await?,
             Err(problem) => return Err(problem.into()),
         }
         tracing::info!(%store_id, "cluster made");
