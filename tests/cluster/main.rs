@@ -3,6 +3,7 @@
 mod disk_full;
 #[path = "../harness/harness.rs"]
 mod harness;
+mod large;
 mod partition;
 mod restart;
 mod rolling;

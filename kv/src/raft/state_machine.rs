@@ -181,7 +181,8 @@ impl RaftStateMachine<Types> for StateMachine {
                 let point = self.local.point();
                 let hash = point.state_hash.to_bytes();
                 self.milestones.push(point.applied.index, bytes as u64, hash)?;
-                for (responder, outcome) in responders.by_ref().zip(outcomes) {
+                // The outcomes first: the other way round, the end of a range would cost a responder.
+                for (outcome, responder) in outcomes.into_iter().zip(responders.by_ref()) {
                     if let Some(responder) = responder {
                         responder.send(outcome);
                     }
