@@ -106,6 +106,8 @@ fn write_problem(error: RaftError<Types, ClientWriteError<Types>>) -> RaftProble
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
             RaftProblem::NotLeader(forward.leader_id.zip(forward.leader_node))
         }
+        // Another leader took its place in the log, or may yet take it over: a retry with the same sequence tells.
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => RaftProblem::NotLeader(None),
         RaftError::APIError(error) => RaftProblem::Membership(error.to_string()),
         RaftError::Fatal(error) => RaftProblem::Fatal(error.to_string()),
     }
