@@ -4,6 +4,7 @@
 //! handed over, nothing new taken, what is in flight finished, the state on disk.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -293,6 +294,42 @@ fn announce(node: &Node, listening: SocketAddr) {
     tracing::info!(name = %node.name(), cluster = %node.cluster(), %listening, advertise = %node.advertise, "serving");
 }
 
+/// Opens a replica's copy and log. A power cut may leave a state that its engine cannot read, for the engine orders its
+/// writes by what the kernel has, not by what the disk has; what a replica holds is others' too, so it begins anew.
+fn open_copy(node: &Node, data_dir: &Path, log_dir: &Path) -> Result<(Arc<Local>, Log), ProcessError> {
+    let local = match Local::open(node.local_options()) {
+        Err(error) if error.is_damage() => {
+            tracing::error!(%error, "the state on this disk is damaged: it is removed, another is fetched");
+            remove_folder(&data_dir.join("state"))?;
+            Local::open(node.local_options()).map_err(failed)?
+        }
+        opened => opened.map_err(failed)?,
+    };
+    let open_log = || Log::open(log_dir, log_options(&node.metrics, false)).map_err(failed);
+    let log = open_log()?;
+    // A log that begins after the state leads nowhere.
+    if log.purged().index <= local.applied_index() {
+        return Ok((local, log));
+    }
+    tracing::warn!(
+        state = local.applied_index(),
+        log = log.purged().index,
+        "the log begins after the state: it is removed"
+    );
+    drop(log);
+    remove_folder(log_dir)?;
+    Ok((local, open_log()?))
+}
+
+fn remove_folder(dir: &Path) -> Result<(), ProcessError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed(format!("{}: {error}", dir.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Runs a replica until it is told to stop.
 ///
 /// # Errors
@@ -303,9 +340,8 @@ pub async fn run_replica(conf: ReplicaConfig, version: &str) -> Result<(), Proce
     let started = start(&common, version, conf.in_memory, Timing::default()).await?;
     let node = started.node.clone();
     check_health(&node, &started.health);
-    let local = Local::open(node.local_options()).map_err(failed)?;
     let log_dir = common.data_dir.join("log");
-    let log = Log::open(&log_dir, log_options(&node.metrics, false)).map_err(failed)?;
+    let (local, log) = open_copy(&node, &common.data_dir, &log_dir)?;
     let milestones = Arc::new(Milestones::open(Some(&log_dir), log.last().index).map_err(failed)?);
     let checkpoint_dir = (!conf.in_memory).then(|| common.data_dir.clone());
     let replica = Replica::open(Parts {

@@ -458,7 +458,14 @@ impl Replica {
             self.accept(&checkpoint, frame.checkpoint, true)?;
             return Ok(false);
         }
-        if !self.local.apply_if(&entries, &checkpoint.state_hash).map_err(own)? {
+        let applied = self.local.apply_if(&entries, &checkpoint.state_hash).map_err(|error| {
+            // The next process must not begin with it again.
+            if error.is_damage() {
+                self.local.found_wrong();
+            }
+            own(error)
+        });
+        if !applied? {
             self.local.found_wrong();
             return Err(TailEnd::WrongState(checkpoint.index));
         }

@@ -38,6 +38,14 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Is what is on the disk no longer what was written?
+    pub fn is_damage(&self) -> bool {
+        use ::sled::Error::{Corruption, ReportableBug};
+        matches!(self, Self::Damaged { .. } | Self::Engine(Corruption { .. } | ReportableBug(_)))
+    }
+}
+
 /// Changes that are committed together: keys with their new value, or none to remove.
 pub type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
