@@ -1,10 +1,14 @@
 //! What a voter is after a restart, and what is made of its backup.
 
-use crate::harness::cluster::Cluster;
-use crate::harness::deadline::eventually;
+use std::fs;
 use std::time::Duration;
 
+use crate::harness::cluster::Cluster;
+use crate::harness::deadline::eventually;
+
 const BOUND: Duration = Duration::from_secs(60);
+/// Large records.
+const LARGE: usize = 60;
 
 fn term(cluster: &Cluster, node: &str) -> u64 {
     cluster.status(node).unwrap()["term"].as_u64().unwrap()
@@ -48,13 +52,18 @@ fn a_backup_of_a_later_term_is_restored_as_another_store() {
     assert_ne!(status["store_id"], made["store_id"]);
 }
 
+/// A record; [`LARGE`] of them fill several of the engine's segments.
+fn large(n: usize) -> (String, String) {
+    (format!("operator/{n}"), format!("{n:02}").repeat(30_000))
+}
+
 #[test]
 fn a_replica_whose_state_is_damaged_fetches_another() {
     let mut cluster = Cluster::running(1, 3);
     cluster.add_replica("replica", &["voter1"]);
     cluster.await_answer("replica", "/readyz", 200);
-    for n in 0..200 {
-        let (key, value) = (format!("operator/{n}"), format!("{n}").repeat(300));
+    for n in 0..LARGE {
+        let (key, value) = large(n);
         cluster.operate("voter1", ["kv", "put", &key, &value]).unwrap();
     }
     let applied = |cluster: &Cluster, name: &str| cluster.status(name).ok()?["applied_index"].as_u64();
@@ -62,17 +71,22 @@ fn a_replica_whose_state_is_damaged_fetches_another() {
     eventually(BOUND, "the replica has everything", || caught_up(&cluster));
     assert_eq!(cluster.stop("replica"), Some(0));
     let state = cluster.node("replica").data.join("state");
-    let current = std::fs::read_to_string(state.join("CURRENT")).unwrap();
+    let current = fs::read_to_string(state.join("CURRENT")).unwrap();
     let file = state.join(current.trim()).join("db");
-    let mut bytes = std::fs::read(&file).unwrap();
+    let mut bytes = fs::read(&file).unwrap();
     // Not its end, which a power cut may take: the middle, which was synced.
-    let middle = bytes.len() / 4..bytes.len() / 2;
+    let middle = bytes.len() * 2 / 5..bytes.len() / 2;
     bytes[middle].iter_mut().for_each(|byte| *byte ^= 0x5a);
-    std::fs::write(&file, bytes).unwrap();
+    fs::write(&file, bytes).unwrap();
 
     cluster.start("replica");
+    cluster.child("replica").await_line("the state on this disk is damaged", BOUND);
     eventually(BOUND, "the replica has everything again", || caught_up(&cluster));
     cluster.await_answer("replica", "/readyz", 200);
     let hash = |name: &str| cluster.status(name).unwrap()["state_hash"].clone();
     assert_eq!(hash("replica"), hash("voter1"));
+    for n in 0..LARGE {
+        let (key, value) = large(n);
+        assert_eq!(cluster.get_local("replica", &key).unwrap()["value"], value.as_str());
+    }
 }

@@ -6,6 +6,7 @@
 //! makes one is an error here. docs/adr/0005 has the measurements.
 
 use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,17 +56,23 @@ impl SledEngine {
 
 /// Opens a database; waits a moment for its lock, which sled's own threads may hold for a while after the last handle
 /// of this process is gone.
-fn open_locked(config: &sled::Config) -> Result<sled::Db, sled::Error> {
+fn open_locked(config: &sled::Config) -> Result<sled::Db, StoreError> {
     let mut tries = LOCK_TRIES_MAX;
     loop {
         tries -= 1;
-        match config.open() {
+        // sled panics over some of what a power cut leaves; to whoever opens it that is damage like any other.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        match opened.map_err(|_| damaged_file())? {
             Err(sled::Error::Io(error)) if tries > 0 && error.to_string().contains("could not acquire lock") => {
                 std::thread::sleep(LOCK_WAIT);
             }
-            opened => return opened,
+            opened => return Ok(opened?),
         }
     }
+}
+
+fn damaged_file() -> StoreError {
+    StoreError::Damaged { what: "file", problem: "the engine cannot open it".to_owned() }
 }
 
 fn shared(value: &sled::IVec) -> Bytes {

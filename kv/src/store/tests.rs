@@ -131,14 +131,14 @@ fn blobs(dir: &Path) -> usize {
 #[test]
 fn values_as_the_state_stores_them_never_make_a_page_that_is_not_synced() {
     use crate::state::{State, StateOptions};
-    use cinnabar_kv_api::{ClientId, Command, Entry, Key, Op, StoreId, Write};
+    use cinnabar_kv_api::{ClientId, Command, Key, Op, StoreId, Write};
 
     let dir = tempfile::tempdir().unwrap();
     let engine = std::sync::Arc::new(sled(dir.path()));
     let (state, mut writer) = State::open(engine.clone(), StateOptions { cache_bytes: 0 }).unwrap();
     let mut last = crate::log::LogPoint::default();
     let mut apply = |command: Command| {
-        let payload: Bytes = [&[Entry::COMMAND][..], &command.encode()].concat().into();
+        let payload = command.to_payload();
         last = crate::log::LogPoint { index: last.index + 1, term: 1, head: last.head };
         writer.apply_range(&[crate::log::LogEntry { point: last, payload }]).unwrap();
     };
@@ -173,4 +173,22 @@ fn values_as_the_state_stores_them_never_make_a_page_that_is_not_synced() {
     }
     let refused = engine.make_durable();
     assert!(blobs(dir.path()) > 0 && matches!(refused, Err(StoreError::Damaged { what: "page", .. })));
+}
+
+#[test]
+fn a_database_that_sled_panics_over_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = sled(dir.path());
+    for n in 0..6_000u64 {
+        let value = Some(scrambled(n).into_iter().cycle().take(900).collect());
+        engine.commit(vec![(n.to_be_bytes().to_vec(), value)]).unwrap();
+    }
+    engine.make_durable().unwrap();
+    drop(engine);
+    let path = dir.path().join("db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() * 2 / 5..bytes.len() / 2;
+    bytes[middle].iter_mut().for_each(|byte| *byte ^= 0x5a);
+    std::fs::write(&path, bytes).unwrap();
+    assert!(SledEngine::open(dir.path(), 8 << 20).is_err_and(|error| error.is_damage()));
 }
