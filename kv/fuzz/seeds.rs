@@ -26,7 +26,7 @@ filter = "info,sled=warn"
 "#;
 
 const COMMANDS: &str = "*2\r\n$3\r\nGET\r\n$3\r\nkey\r\nPING\r\n*2\r\n$12\r\nCINNABAR.GET\r\n$1\r\nk\r\n*4\r\n$4\r\nSCAN\r\n$1\r\n0\r\n\
-    $5\r\nMATCH\r\n$2\r\n**\r\n$2\r\n\r\n\r\nSET \"a b\" 'c'\r\n";
+    $5\r\nMATCH\r\n$2\r\n**\r\n*2\r\n$4\r\nMGET\r\n$0\r\n\r\nGET a b\r\n";
 
 fn payloads() -> Vec<Bytes> {
     let key = |name: &str| Key::new(name.as_bytes().to_vec()).expect("a short name");
@@ -84,8 +84,8 @@ fn snapshot_file() -> Vec<u8> {
     [vec![0], std::fs::read(path).expect("it was just written")].concat()
 }
 
-/// A target, its body, and its first input.
-pub type Seed = (&'static str, fn(&[u8]), Vec<u8>);
+/// A target, its body, which says whether an input is sound, and its first input, which is.
+pub type Seed = (&'static str, fn(&[u8]) -> bool, Vec<u8>);
 
 /// Every target.
 pub fn all() -> Vec<Seed> {

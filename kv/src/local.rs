@@ -104,9 +104,9 @@ fn engine_in(options: &LocalOptions, name: &str) -> Result<Arc<dyn Engine>, Stor
 
 /// The state that a file of the folder names.
 fn named_in(dir: &Path, file: &str) -> io::Result<Option<String>> {
-    let bytes = read_if_there(&dir.join(file))?;
-    let name = bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
-    Ok(name.filter(|name| name.starts_with(STATE_PREFIX)))
+    let Some(bytes) = read_if_there(&dir.join(file))? else { return Ok(None) };
+    let name = String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(Some(name.trim().to_owned()).filter(|name| name.starts_with(STATE_PREFIX)))
 }
 
 fn current_name(dir: &Path) -> io::Result<Option<String>> {

@@ -458,14 +458,14 @@ impl Replica {
             self.accept(&checkpoint, frame.checkpoint, true)?;
             return Ok(false);
         }
-        let applied = self.local.apply_if(&entries, &checkpoint.state_hash).map_err(|error| {
+        let agrees = self.local.apply_if(&entries, &checkpoint.state_hash).map_err(|error| {
             // The next process must not begin with it again.
             if error.is_damage() {
                 self.local.found_wrong();
             }
             own(error)
-        });
-        if !applied? {
+        })?;
+        if !agrees {
             self.local.found_wrong();
             return Err(TailEnd::WrongState(checkpoint.index));
         }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use cinnabar_daemon::{Env, Tls, TlsFiles};
 use cinnabar_kv_api::{Client, ClientConfig, ClientError, Target};
-
 use tonic::transport::Channel;
 
 use super::error::CliError;
@@ -58,22 +57,24 @@ impl Connect {
 
     /// A client of the nodes named.
     pub fn client(&self) -> Result<Client, CliError> {
-        let target = match &self.socket {
-            Some(path) => Target::Unix(path.clone()),
-            None if self.server.is_empty() => {
-                return Err(CliError::Usage(
-                    "say which node to ask: --server HOST:PORT with --ca, --cert and --key, or --socket PATH"
-                        .to_owned(),
-                ));
-            }
-            None => Target::Tcp { addresses: self.server.clone(), tls: self.tls()? },
-        };
-        self.client_of(target)
+        match &self.socket {
+            Some(path) => self.client_of(Target::Unix(path.clone())),
+            None => self.client_over_tls(),
+        }
     }
 
-    /// A connection to the first of the nodes named that answers.
+    fn client_over_tls(&self) -> Result<Client, CliError> {
+        if self.server.is_empty() {
+            return Err(CliError::Usage(
+                "say which node to ask: --server HOST:PORT with --ca, --cert and --key, or --socket PATH".to_owned(),
+            ));
+        }
+        self.client_of(Target::Tcp { addresses: self.server.clone(), tls: self.tls()? })
+    }
+
+    /// A connection to the first of the nodes named that answers; never the socket, which has reads only.
     pub async fn channel(&self) -> Result<Channel, CliError> {
-        let client = self.client()?;
+        let client = self.client_over_tls()?;
         client.status().await?;
         Ok(client.current_channel())
     }

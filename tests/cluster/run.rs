@@ -72,7 +72,7 @@ impl Run {
         let streams = Ledger::of(&history).check_watches(&watches, index).and_then(|()| check_tails(&tails, index));
         streams.unwrap_or_else(|fault| panic!("{name}: {fault}"));
         let writes_per_second = written / lasted.as_secs().max(1);
-        let judged = Judged { report, ..Judged::of_streams(history, &watches, &tails) };
+        let judged = Judged::new(report, history, &watches, &tails);
         eprintln!(
             "{name}: judged {} operations on {} keys, {} without an answer; {writes_per_second} writes/s for {} s; index \
              {index}; {} changes watched, {} entries followed, {} streams resumed, {} started anew; no violation",
@@ -90,7 +90,7 @@ impl Run {
 }
 
 impl Judged {
-    fn of_streams(history: History, watches: &[Watch], tails: &[Tail]) -> Self {
+    fn new(report: Report, history: History, watches: &[Watch], tails: &[Tail]) -> Self {
         let count = |matches: fn(&WatchItem) -> bool| {
             watches.iter().map(|watch| watch.items.iter().filter(|item| matches(item)).count()).sum::<usize>()
         };
@@ -100,7 +100,7 @@ impl Judged {
         let opened = count(|item| matches!(item, WatchItem::Opened { .. }))
             + tailed(|item| matches!(item, TailItem::Opened { .. }));
         Self {
-            report: Report::default(),
+            report,
             history,
             changes: count(|item| matches!(item, WatchItem::Changes { .. })),
             resyncs: count(|item| matches!(item, WatchItem::Resync { .. })),

@@ -208,6 +208,7 @@ fn the_formats_are_these_bytes() {
         ..write(Vec::new())
     });
     assert_eq!(hex(&command.encode()), COMMAND_HEX);
+    assert_eq!(hex(&command.to_payload()), format!("01{COMMAND_HEX}"));
     assert_eq!(hex(&checkpoint().encode()), CHECKPOINT_HEX);
     let entries = vec![
         Entry { term: 1, payload: Bytes::from_static(&[Entry::BLANK]) },

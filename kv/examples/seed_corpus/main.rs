@@ -11,7 +11,7 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).ok_or("usage: seed_corpus FOLDER")?;
     for (target, body, input) in seeds::all() {
-        body(&input);
+        assert!(body(&input), "the seed of {target} is sound");
         let folder = Path::new(&folder).join(target);
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("seed"), input)?;

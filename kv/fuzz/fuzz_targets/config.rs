@@ -5,4 +5,6 @@
 #[allow(dead_code)]
 mod bodies;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::config(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    bodies::config(data);
+});

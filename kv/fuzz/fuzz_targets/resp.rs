@@ -5,4 +5,6 @@
 #[allow(dead_code)]
 mod bodies;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::resp(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    bodies::resp(data);
+});

@@ -35,6 +35,15 @@ fn try_open(dir: &Path) -> Result<Log, LogError> {
     Log::open_sized(dir, options(), SEGMENT, 0)
 }
 
+/// The folder of a log that was written up to an index and closed, and its entries.
+fn closed(upto: u64) -> (TempDir, Vec<LogEntry>) {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 1..=upto, 1);
+    let all = contents(&log);
+    (dir, all)
+}
+
 /// An answer to wait for.
 fn waiting() -> (Done, Receiver<io::Result<()>>) {
     let (sender, receiver) = channel();
@@ -294,14 +303,10 @@ fn what_was_truncated_leaves_no_trace_in_the_index() {
 
 #[test]
 fn a_group_larger_than_a_file_goes_to_several() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    append(&log, 1..=200, 1);
-    let all = contents(&log);
+    let (dir, all) = closed(200);
     for path in files(dir.path()) {
         assert!(fs::metadata(path).unwrap().len() < SEGMENT + 300);
     }
-    drop(log);
     assert_eq!(contents(&open(dir.path())), all);
 }
 

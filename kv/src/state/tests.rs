@@ -42,7 +42,7 @@ impl Tape {
 }
 
 fn command(command: &Command) -> Bytes {
-    [&[Entry::COMMAND][..], &command.encode()].concat().into()
+    command.to_payload()
 }
 
 fn genesis() -> Bytes {

@@ -5,11 +5,9 @@ use std::fs;
 use crate::seeds;
 
 #[test]
-fn every_seed_and_every_regression_input_holds() {
+fn every_seed_is_sound_and_every_regression_input_holds() {
     for (target, body, seed) in seeds::all() {
-        body(&seed);
-        // The same with its checksums made right, where there are any.
-        body(&[&[1], &seed[1..]].concat());
+        assert!(body(&seed), "the seed of {target}");
         let folder = format!("{}/fuzz/regressions/{target}", env!("CARGO_MANIFEST_DIR"));
         // A target that never found anything has no folder.
         for entry in fs::read_dir(&folder).into_iter().flatten() {
@@ -21,13 +19,17 @@ fn every_seed_and_every_regression_input_holds() {
 }
 
 #[test]
-fn the_seeds_are_sound_and_their_bodies_see_damage() {
-    let input = |name: &str| seeds::all().into_iter().find(|(target, _, _)| *target == name).unwrap().2;
-    assert!(cinnabar_kv_api::Frame::decode(&input("frame")).is_ok());
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("seed.snap");
-    let snapshot = input("snapshot_file");
-    fs::write(&path, &snapshot[1..]).unwrap();
-    assert_eq!(cinnabar_kv::snapshot::read_header(&path).unwrap().records, 1);
-    cinnabar_kv::snapshot::verify(&path, |_, _| Ok(())).unwrap();
+fn a_damaged_file_is_seen_unless_its_checksums_are_made_right() {
+    for (target, body, mut seed) in seeds::all() {
+        if !["log_file", "snapshot_file"].contains(&target) {
+            continue;
+        }
+        // A byte of a long value: nothing but a checksum tells.
+        let at = seed.windows(8).rposition(|bytes| bytes == b"vvvvvvvv").unwrap();
+        seed[at] = b'w';
+        assert!(!body(&seed), "{target}");
+        // The first byte asks for mending: a log is sound then, but a snapshot's state hash still tells.
+        seed[0] = 1;
+        assert_eq!(body(&seed), target == "log_file", "{target}");
+    }
 }

@@ -81,11 +81,7 @@ fn a_flipped_byte_of_an_answered_entry_is_an_error_that_names_it() {
 
 #[test]
 fn damage_in_a_closed_file_is_never_a_torn_tail() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    append(&log, 1..=40, 1);
-    let all = contents(&log);
-    drop(log);
+    let (dir, all) = closed(40);
     let closed = files(dir.path()).len() - 1;
     for path in &files(dir.path())[..closed] {
         let whole = fs::read(path).unwrap();
@@ -104,11 +100,7 @@ fn damage_in_a_closed_file_is_never_a_torn_tail() {
 #[test]
 fn a_closed_file_opens_whatever_became_of_the_mark_behind_its_last_record() {
     // The mark is written after the file's last sync, and the next file may be on disk before it.
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    append(&log, 1..=40, 1);
-    let all = contents(&log);
-    drop(log);
+    let (dir, all) = closed(40);
     let path = &files(dir.path())[0];
     let whole = fs::read(path).unwrap();
     let end = whole.len() - RECORD_HEADER_BYTES;
@@ -186,11 +178,7 @@ fn a_crash_while_a_file_is_begun_leaves_a_log_that_opens() {
 
 #[test]
 fn a_crash_in_a_purge_leaves_a_log_that_opens() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    append(&log, 1..=40, 1);
-    let all = contents(&log);
-    drop(log);
+    let (dir, all) = closed(40);
     let beyond = LogPoint { index: 90, term: 7, head: ChainHead([9; 32]) };
     for point in all.iter().map(|entry| entry.point).chain([beyond]) {
         // Files are removed from the front on; none is removed that holds more.
@@ -217,11 +205,7 @@ fn a_crash_in_a_purge_leaves_a_log_that_opens() {
 
 #[test]
 fn a_crash_in_a_truncation_leaves_a_log_that_opens() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    append(&log, 1..=40, 1);
-    let all = contents(&log);
-    drop(log);
+    let (dir, all) = closed(40);
     let firsts = segment::list(dir.path()).unwrap();
     for (kept, first) in firsts.into_iter().enumerate() {
         let crashed = copy(dir.path());

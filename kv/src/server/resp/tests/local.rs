@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cinnabar_daemon::Clock;
 use cinnabar_daemon::env::SystemClock;
-use cinnabar_kv_api::{ClientId, Command, Entry, Key, Op, StoreId, Write};
+use cinnabar_kv_api::{ClientId, Command, Key, Op, StoreId, Write};
 
 use super::talk;
 use crate::local::{Local, LocalOptions};
@@ -38,7 +38,7 @@ impl Written {
     }
 
     fn apply(&mut self, command: &Command) {
-        let payload = Bytes::from([&[Entry::COMMAND][..], &command.encode()].concat());
+        let payload = command.to_payload();
         let index = self.tip.index + 1;
         self.tip = LogPoint { index, term: 1, head: self.tip.head.next(index, 1, &payload) };
         self.source.local.apply(&[LogEntry { point: self.tip, payload }]).unwrap();
