@@ -102,6 +102,10 @@ fn engine_in(options: &LocalOptions, name: &str) -> Result<Arc<dyn Engine>, Stor
     })
 }
 
+fn damaged(problem: String) -> StoreError {
+    StoreError::Damaged { what: "state", problem }
+}
+
 /// The state that a file of the folder names.
 fn named_in(dir: &Path, file: &str) -> io::Result<Option<String>> {
     let Some(bytes) = read_if_there(&dir.join(file))? else { return Ok(None) };
@@ -144,7 +148,11 @@ impl Local {
             wrong = named_in(dir, WRONG_FILE)?.as_ref() == Some(&name);
         }
         let engine = engine_in(&options, &name)?;
+        let unsure = engine.may_miss_a_page();
         let (state, writer) = State::open(engine, StateOptions { cache_bytes: options.cache_bytes })?;
+        if unsure {
+            Dump::open(&writer).map_err(|error| damaged(error.to_string())).and_then(Dump::check)?;
+        }
         // What an earlier process left in the kernel's hands counts as durable only from here on.
         state.make_durable()?;
         let applied = state.applied_index();

@@ -176,6 +176,49 @@ impl Dump {
         Ok(header)
     }
 
+    /// Reads the state through and compares it with its own counts and hash.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when they do not agree; the store's.
+    pub fn check(self) -> Result<(), StoreError> {
+        let disagrees = |problem| StoreError::Damaged { what: "state", problem };
+        let mut records = Importer::dry();
+        let mut add = |space, key: &Bytes, record: &Record| {
+            records.add(space, key.clone(), record.clone()).map_err(|error| match error {
+                ImportError::Malformed(problem) => disagrees(problem),
+                ImportError::Store(error) => error,
+            })
+        };
+        for (client, record) in &self.sessions {
+            add(b's', &Bytes::copy_from_slice(&client.0), record)?;
+        }
+        self.each_record(|key, record| Ok(add(b'k', key, record)?)).map_err(|error| match error {
+            SnapshotError::Store(error) | SnapshotError::Scan(ScanError::Store(error)) => error,
+            error => disagrees(error.to_string()),
+        })?;
+        records.check(&Header::new(&self.point, self.sessions.len() as u64, None)).map_err(disagrees)
+    }
+
+    fn each_record(
+        &self,
+        mut each: impl FnMut(&Bytes, &Record) -> Result<(), SnapshotError>,
+    ) -> Result<(), SnapshotError> {
+        let mut after = Bytes::new();
+        loop {
+            let page = self.state.scan_page(self.scan, 0, b"", &after, PAGE_RECORDS, PAGE_BYTES)?;
+            for (key, record) in &page.records {
+                each(key, record)?;
+            }
+            if let Some((last, _)) = page.records.last() {
+                after = last.clone();
+                self.state.scan_passed(self.scan, &after);
+            }
+            if page.done {
+                return Ok(());
+            }
+        }
+    }
+
     fn write_to(&self, path: &Path, header: &Header) -> Result<(), SnapshotError> {
         let file = BufWriter::with_capacity(SNAPSHOT_BUFFER_BYTES, File::create(path)?);
         let mut out = Hashed { inner: file, hasher: blake3::Hasher::new() };
@@ -187,20 +230,7 @@ impl Dump {
         for (client, record) in &self.sessions {
             out.record(b's', &client.0, record)?;
         }
-        let mut after = Bytes::new();
-        loop {
-            let page = self.state.scan_page(self.scan, 0, b"", &after, PAGE_RECORDS, PAGE_BYTES)?;
-            for (key, record) in &page.records {
-                out.record(b'k', key, record)?;
-            }
-            if let Some((last, _)) = page.records.last() {
-                after = last.clone();
-                self.state.scan_passed(self.scan, &after);
-            }
-            if page.done {
-                break;
-            }
-        }
+        self.each_record(|key, record| Ok(out.record(b'k', key, record)?))?;
         out.put(&[END])?;
         let hash = *out.hasher.finalize().as_bytes();
         out.inner.write_all(&hash)?;

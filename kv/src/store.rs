@@ -75,6 +75,12 @@ pub trait Engine: Send + Sync + 'static {
     /// The engine's or the system's; the process must end then.
     fn make_durable(&self) -> Result<(), StoreError>;
 
+    /// Might a page that was not synced be missing after a crash, without a word from the engine? What was opened must be
+    /// read through then.
+    fn may_miss_a_page(&self) -> bool {
+        false
+    }
+
     /// Bytes on disk, measured.
     fn disk_bytes(&self) -> u64;
 

@@ -21,7 +21,7 @@ const META_BYTES_MAX: usize = 4 * 1024 + MEMBERSHIP_BYTES_MAX;
 /// its neighbours, so it is bounded like a piece of a value.
 pub const MEMBERSHIP_BYTES_MAX: usize = 16 * 1024;
 
-const _: () = assert!(PIECE_BYTES * 16 + 16 * 600 + META_BYTES_MAX <= 128 * 1024);
+const _: () = assert!(PIECE_BYTES * 24 + 24 * 600 + META_BYTES_MAX <= 256 * 1024);
 
 /// What the engine holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -1,6 +1,8 @@
 //! Damaged bytes are never served, and never become a hash or an answer.
 
 use super::*;
+use crate::local::{Local, LocalOptions};
+use crate::snapshot::Dump;
 
 /// Everything that the engine holds.
 fn stored(engine: &Arc<dyn Engine>) -> Vec<(Bytes, Bytes)> {
@@ -109,4 +111,40 @@ fn a_value_that_lost_a_part_is_never_served() {
             assert!(!answers_right(&engine, &records, &point, &tape), "{left:?} bytes of {key:?}");
         }
     }
+}
+
+#[test]
+fn a_state_that_misses_anything_does_not_agree_with_itself() {
+    let (engine, ..) = filled();
+    let checked =
+        || State::open(engine.clone(), SMALL_CACHE).and_then(|(_, writer)| Dump::open(&writer).unwrap().check());
+    checked().unwrap();
+    for (key, value) in stored(&engine) {
+        store(&engine, &key, None);
+        assert!(is_damaged(checked()), "{key:?}");
+        store(&engine, &key, Some(&value));
+    }
+    checked().unwrap();
+}
+
+#[test]
+fn a_state_with_a_page_that_may_be_missing_is_read_through_when_it_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = || Local::open(LocalOptions { dir: Some(dir.path().to_owned()), ..LocalOptions::default() });
+    let local = opened().unwrap();
+    let mut tape = Tape::default();
+    local.apply(&tape.entries(&[genesis(), write(1, vec![put("a", "1"), put("b", "2")])])).unwrap();
+    local.state().make_durable().unwrap();
+    drop(local);
+    let folder = dir.path().join(format!("state-{:020}", 0));
+    std::fs::create_dir_all(folder.join("blobs")).unwrap();
+    std::fs::write(folder.join("blobs/1"), b"a page").unwrap();
+    drop(opened().unwrap());
+
+    let engine = sled(&folder);
+    let (key, _) = stored(&engine).into_iter().find(|(key, _)| key.ends_with(b"a")).unwrap();
+    store(&engine, &key, None);
+    engine.make_durable().unwrap();
+    drop(engine);
+    assert!(opened().is_err_and(|error| error.is_damage()));
 }
