@@ -96,9 +96,15 @@ fn nothing_is_left_for_later() {
 }
 
 /// What each crate may depend on among ours: arrows point down.
-const ARROWS: [(&str, &str, &[&str]); 5] = [
+const ARROWS: [(&str, &str, &[&str]); 7] = [
     ("cinnabar", "Cargo.toml", &["cinnabar-abe", "cinnabar-daemon", "cinnabar-kv", "cinnabar-kv-api"]),
     ("cinnabar-abe", "abe/Cargo.toml", &[]),
+    (
+        "cinnabar-authority",
+        "authority/Cargo.toml",
+        &["cinnabar-abe", "cinnabar-authority-api", "cinnabar-daemon", "cinnabar-kv-api"],
+    ),
+    ("cinnabar-authority-api", "authority/api/Cargo.toml", &["cinnabar-abe", "cinnabar-daemon"]),
     ("cinnabar-daemon", "kv/daemon/Cargo.toml", &[]),
     ("cinnabar-kv-api", "kv/api/Cargo.toml", &["cinnabar-daemon"]),
     ("cinnabar-kv", "kv/Cargo.toml", &["cinnabar-daemon", "cinnabar-kv-api"]),

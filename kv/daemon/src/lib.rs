@@ -4,12 +4,13 @@
 //! The road of a process: [`config`] reads its file, [`telemetry`] opens its log, [`mtls`] loads who it is,
 //! [`shutdown`] listens for signals, [`health`] answers probes, [`backoff`] spaces what is tried again; every clock,
 //! random byte and socket comes from [`mod@env`]. [`pki`] makes the certificates, [`mod@file`] keeps them safe on disk.
-//! [`mod@allocator`] is the memory beneath.
+//! [`mod@codec`] turns values into bytes. [`mod@allocator`] is the memory beneath.
 //! Law: this crate knows no service. It depends on none of ours and offers nothing that only one process would use.
 #![deny(unsafe_code)]
 
 pub mod allocator;
 pub mod backoff;
+pub mod codec;
 pub mod config;
 pub mod env;
 pub mod file;

@@ -1,0 +1,2 @@
+//! The contract of the authority: what it signs and everyone else reads.
+#![forbid(unsafe_code)]

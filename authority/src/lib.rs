@@ -1,0 +1,2 @@
+//! The authority: who owns a name, who may hold a key, and a record signed for each.
+#![forbid(unsafe_code)]
