@@ -21,7 +21,7 @@ pub use attributes::Attributes;
 pub use audit::Verdict;
 pub use ciphertext::{Ciphertext, Framing};
 pub use error::Error;
-pub use policy::{Policy, PolicyError, PolicyErrorKind, PolicyId, Span};
+pub use policy::{ConditionPlace, Part, Places, Policy, PolicyError, PolicyErrorKind, PolicyId, Span, Truth, caret};
 pub use secret::SecretBytes;
 pub use tkn20::decapsulate::PointChecks;
 pub use tkn20::keys::{AttributeKey, PUBLIC_KEY_BYTES, PublicKey, SYSTEM_SECRET_KEY_BYTES, SystemSecretKey};

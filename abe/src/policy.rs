@@ -19,16 +19,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
-pub use error::{PolicyError, PolicyErrorKind, Span};
+pub use error::{PolicyError, PolicyErrorKind, Span, caret};
 pub use id::PolicyId;
 pub(crate) use lexer::is_word;
 
-use crate::attributes::{Attributes, BONEH_KATZ_LABEL, Value};
+use crate::attributes::{Attributes, BONEH_KATZ_LABEL, Value, printable};
 use crate::ciphertext::Ciphertext;
 use crate::codec::{Reader, Writer};
 use crate::curve::Scalar;
 use crate::error::Error;
-use crate::hash::hash_values;
+use crate::hash::{hash_value, hash_values};
 use crate::limits::{FORMAT_WIRES_MAX, Limits};
 use formula::{Formula, GateClass};
 
@@ -84,6 +84,65 @@ impl RepetitionIndexes {
     }
 }
 
+/// Where the parts of a policy stand in its text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Each condition, in the policy's order.
+    pub conditions: Vec<ConditionPlace>,
+    /// The word of each operator, inner ones before those around them; one fewer than conditions.
+    pub operators: Vec<Span>,
+}
+
+/// Where a condition stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConditionPlace {
+    /// Its label.
+    pub label: Span,
+    /// Its value.
+    pub value: Span,
+}
+
+/// A part of a policy: a condition, or an operator with all that it joins. Numbered as in [`Places`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A condition.
+    Condition(usize),
+    /// An operator.
+    Operator(usize),
+}
+
+/// What [`Policy::truth`] gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Truth {
+    /// The answer of each condition, its negation counted in.
+    pub conditions: Vec<bool>,
+    /// The answer of each operator.
+    pub operators: Vec<bool>,
+    /// The answer of the whole policy.
+    pub whole: bool,
+}
+
+impl Truth {
+    /// The answer of a part; false for a part that there is not.
+    pub fn of(&self, part: Part) -> bool {
+        match part {
+            Part::Condition(n) => self.conditions.get(n).copied().unwrap_or(false),
+            Part::Operator(n) => self.operators.get(n).copied().unwrap_or(false),
+        }
+    }
+}
+
+impl Wire {
+    /// Does a key whose value of this wire's label is this one satisfy it? A missing label never does.
+    fn is_true(&self, value: Option<&Value>) -> bool {
+        match value {
+            None => false,
+            Some(Value::Wild) => true,
+            Some(Value::Is(scalar)) => (*scalar == self.scalar) == self.positive,
+        }
+    }
+}
+
 impl Policy {
     /// Parses a policy text under the default [`Limits`].
     ///
@@ -99,9 +158,84 @@ impl Policy {
     /// # Errors
     /// As [`Policy::parse`].
     pub fn parse_with(text: &str, limits: &Limits) -> Result<Self, PolicyError> {
-        let policy = parser::parse(text, limits)?;
+        let (policy, _) = parser::parse(text, limits)?;
         size::check(&policy, 0, limits, text)?;
         Ok(policy)
+    }
+
+    /// Parses a policy text whose conditions will be replaced ([`Policy::try_map_conditions`]), and tells where each of
+    /// them and each operator stands. The size of a ciphertext is not looked at: [`Policy::check_size`] does that for
+    /// the policy that comes out.
+    ///
+    /// # Errors
+    /// As [`Policy::parse_with`], [`PolicyErrorKind::TooLarge`] excepted.
+    pub fn parse_with_places(text: &str, limits: &Limits) -> Result<(Self, Places), PolicyError> {
+        parser::parse(text, limits)
+    }
+
+    /// Refuses a policy under which an empty ciphertext would pass `limits`. `text` is what the error shows.
+    ///
+    /// # Errors
+    /// [`PolicyErrorKind::TooLarge`].
+    pub fn check_size(&self, limits: &Limits, text: &str) -> Result<(), PolicyError> {
+        size::check(self, 0, limits, text)
+    }
+
+    /// The same formula over other conditions: `map` takes the number, label and value of each, in the policy's order,
+    /// and gives the label and value that stand there instead. Negation stays.
+    ///
+    /// # Errors
+    /// The first that `map` gives; [`Error::Attribute`] for a label or value that is no word of the language.
+    pub fn try_map_conditions<E: From<Error>>(
+        &self,
+        mut map: impl FnMut(usize, &str, &str) -> Result<(String, String), E>,
+    ) -> Result<Self, E> {
+        let mut wires = Vec::with_capacity(self.wires.len());
+        for (n, wire) in self.wires.iter().enumerate() {
+            let (label, value) = map(n, &wire.label, &wire.value)?;
+            if let Some(word) = [&label, &value].into_iter().find(|word| !is_word(word.as_bytes())) {
+                let problem = "a label or value is letters, digits and `_`, and not `and`, `or` or `not`";
+                return Err(Error::Attribute { label: printable(word.as_bytes()), problem }.into());
+            }
+            let scalar = hash_value(value.as_bytes());
+            wires.push(Wire { label, value, scalar, positive: wire.positive });
+        }
+        Ok(Self::from_parts(wires, self.formula.clone()))
+    }
+
+    /// Which parts of the policy a key with these attributes satisfies: the answer of every condition and of every
+    /// operator, numbered as in [`Places`]. The last operator, or the only condition, is the whole policy.
+    pub fn truth(&self, attributes: &Attributes) -> Truth {
+        let mut parts = vec![false; self.formula.output() + 1];
+        for (wire, part) in self.wires.iter().zip(&mut parts) {
+            *part = wire.is_true(attributes.get(wire.label.as_bytes()));
+        }
+        for gate in self.formula.in_order() {
+            let (left, right) = (parts[usize::from(gate.in0)], parts[usize::from(gate.in1)]);
+            parts[usize::from(gate.out)] = if gate.class == GateClass::And { left && right } else { left || right };
+        }
+        let whole = parts[self.formula.output()];
+        let operators = self.formula.gates().iter().map(|gate| parts[usize::from(gate.out)]).collect();
+        parts.truncate(self.wires.len());
+        Truth { conditions: parts, operators, whole }
+    }
+
+    /// Is a condition, numbered as in [`Places`], under an odd number of `not`s? False for one that there is not.
+    pub fn is_negated(&self, condition: usize) -> bool {
+        self.wires.get(condition).is_some_and(|wire| !wire.positive)
+    }
+
+    /// The two sides of an operator, numbered as in [`Places`], and whether both are needed (an operator under an odd
+    /// number of `not`s counts as what it becomes: `not (a or b)` needs both).
+    pub fn sides(&self, operator: usize) -> Option<(bool, [Part; 2])> {
+        let gate = self.formula.gates().get(operator)?;
+        let part = |wire: u16| match usize::from(wire).checked_sub(self.wires.len()) {
+            None => Part::Condition(usize::from(wire)),
+            Some(_) => {
+                Part::Operator(self.formula.gates().iter().position(|gate| gate.out == wire).unwrap_or(operator))
+            }
+        };
+        Some((gate.class == GateClass::And, [part(gate.in0), part(gate.in1)]))
     }
 
     /// Reads the policy out of a ciphertext's bytes, without a key and without any group operation.
@@ -158,12 +292,7 @@ impl Policy {
     pub(crate) fn satisfying_wires<'a>(&self, value_of: impl Fn(&str) -> Option<&'a Value>) -> Option<Vec<usize>> {
         let mut costs: Vec<Option<Cost>> = vec![None; self.formula.output() + 1];
         for (i, wire) in self.wires.iter().enumerate() {
-            let available = match value_of(&wire.label) {
-                None => false,
-                Some(Value::Wild) => true,
-                Some(Value::Is(scalar)) => (*scalar == wire.scalar) == wire.positive,
-            };
-            costs[i] = available.then(|| Cost::of(self.indexes.of_wire[i], wire.positive));
+            costs[i] = wire.is_true(value_of(&wire.label)).then(|| Cost::of(self.indexes.of_wire[i], wire.positive));
         }
         for gate in self.formula.in_order() {
             let (left, right) = (costs[usize::from(gate.in0)], costs[usize::from(gate.in1)]);

@@ -7,7 +7,7 @@ mod common;
 use cinnabar_abe::envelope::WrappedSecret;
 use cinnabar_abe::limits::{self, Limits};
 use cinnabar_abe::{
-    AttributeKey, Attributes, Ciphertext, Error, Policy, PolicyErrorKind, PublicKey, SystemSecretKey, setup,
+    AttributeKey, Attributes, Ciphertext, Error, Part, Policy, PolicyErrorKind, PublicKey, Span, SystemSecretKey, setup,
 };
 use common::Shake;
 use proptest::prelude::*;
@@ -213,9 +213,9 @@ fn policy_errors_show_the_place_and_the_fix() {
     for (text, expected) in [
         (
             "(region: EU) (not country: FR)",
-            "error[left-over]: the policy is complete before this, and the rest would be ignored\n  \
+            "error[left-over]: this part would be ignored, so the policy is refused\n  \
              (region: EU) (not country: FR)\n               \
-             ^^^^ join the two parts with `and` or `or`",
+             ^ join the two parts with `and` or `or`",
         ),
         (
             "country: US AND region: EU",
@@ -292,5 +292,41 @@ fn every_regression_input_holds() {
             inputs += 1;
         }
         assert!(inputs > 0, "{folder} is empty");
+    }
+}
+
+// === Parts of a policy ===
+
+#[test]
+fn every_condition_and_operator_of_a_text_is_found_and_answered() {
+    let text = "region: EU and not (country: FR or tier: low)";
+    let (policy, places) = Policy::parse_with_places(text, &Limits::default()).unwrap();
+    let shown = |span: Span| &text[span.start..span.end];
+    let conditions: Vec<_> = places.conditions.iter().map(|place| (shown(place.label), shown(place.value))).collect();
+    assert_eq!(conditions, [("region", "EU"), ("country", "FR"), ("tier", "low")]);
+    assert_eq!(places.operators.iter().map(|span| shown(*span)).collect::<Vec<_>>(), ["or", "and"]);
+    // `not (a or b)` needs both of `not a` and `not b`.
+    assert_eq!(policy.sides(0), Some((true, [Part::Condition(1), Part::Condition(2)])));
+    assert_eq!(policy.sides(1), Some((true, [Part::Condition(0), Part::Operator(0)])));
+    assert_eq!(policy.sides(2), None);
+    let truth = |country, tier| {
+        policy.truth(&Attributes::new([("region", "EU"), ("country", country), ("tier", tier)]).unwrap())
+    };
+    assert_eq!(truth("DE", "high").conditions, [true, true, true]);
+    assert_eq!((truth("DE", "high").operators, truth("DE", "high").whole), (vec![true, true], true));
+    assert_eq!((truth("FR", "high").operators, truth("FR", "high").whole), (vec![false, false], false));
+    let one = Policy::parse("region: EU").unwrap().truth(&Attributes::new([("country", "FR")]).unwrap());
+    assert_eq!((one.conditions, one.operators.len(), one.whole), (vec![false], 0, false));
+}
+
+#[test]
+fn a_policy_with_other_conditions_keeps_its_shape() {
+    let policy = Policy::parse("region: EU and not (country: FR or region: US)").unwrap();
+    let mapped =
+        policy.try_map_conditions(|_, label, value| Ok::<_, Error>((format!("{label}_{value}"), "1".to_owned())));
+    assert_eq!(mapped.unwrap(), Policy::parse("region_EU: 1 and not (country_FR: 1 or region_US: 1)").unwrap());
+    for word in ["", "a b", "not", "x-y"] {
+        let refused = policy.try_map_conditions(|_, label, _| Ok::<_, Error>((label.to_owned(), word.to_owned())));
+        assert!(matches!(refused, Err(Error::Attribute { .. })), "{word}");
     }
 }

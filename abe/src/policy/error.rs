@@ -76,7 +76,7 @@ impl PolicyErrorKind {
             Self::ReservedWord => "`and`, `or` and `not` cannot be labels or values",
             Self::KeywordCase => "operators are written in lower case",
             Self::ExpectedClose => "this parenthesis is never closed",
-            Self::LeftOver => "the policy is complete before this, and the rest would be ignored",
+            Self::LeftOver => "this part would be ignored, so the policy is refused",
             Self::Depth => "the policy is nested too deeply",
             Self::TooLong => "the policy text is too long",
             Self::TooManyConditions => "the policy has too many conditions",
@@ -143,17 +143,21 @@ impl PolicyError {
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "error[{}]: {}", self.kind.code(), self.message())?;
-        let start = self.span.start.min(self.text.len());
-        let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line_end = self.text[start..].find('\n').map_or(self.text.len(), |newline| start + newline);
-        let window = window(&self.text, line_start, line_end, start);
-        let end = self.span.end.clamp(start, window.1);
-        let column = self.text[window.0..start].chars().count();
-        let width = self.text[start..end].chars().count().max(1);
-        let line: String = self.text[window.0..window.1].chars().map(shown).collect();
-        writeln!(f, "  {line}")?;
-        write!(f, "  {:column$}{:^<width$} {}", "", "", self.hint)
+        f.write_str(&caret(&self.text, self.span, &self.hint))
     }
+}
+
+/// The line of `text` with a caret under `span`, and the hint beside it: two lines, indented by two.
+pub fn caret(text: &str, span: Span, hint: &str) -> String {
+    let start = text.floor_char_boundary(span.start);
+    let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+    let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
+    let window = window(text, line_start, line_end, start);
+    let end = text.floor_char_boundary(span.end).clamp(start, window.1);
+    let column = text[window.0..start].chars().count();
+    let width = text[start..end].chars().count().max(1);
+    let line: String = text[window.0..window.1].chars().map(shown).collect();
+    format!("  {line}\n  {:column$}{:^<width$} {hint}", "", "")
 }
 
 /// One column for each character, so that the caret stands where the fault is: white space and controls as blanks, and

@@ -15,6 +15,7 @@
 use super::error::{PolicyError, PolicyErrorKind as Kind, Span};
 use super::formula::{Formula, Gate, GateClass};
 use super::lexer::{Token, TokenKind, tokens};
+use super::{ConditionPlace, Places};
 use super::{Policy, Wire};
 use crate::hash::hash_value;
 use crate::limits::{FORMAT_WIRES_MAX, Limits};
@@ -24,7 +25,7 @@ use crate::limits::{FORMAT_WIRES_MAX, Limits};
 enum Pending {
     Paren(Span),
     Not,
-    Operator(GateClass),
+    Operator(GateClass, Span),
 }
 
 /// The result of a subexpression. Gate outputs are numbered from 0 here: inputs are not counted yet.
@@ -47,10 +48,11 @@ struct Parser<'a> {
     operands: Vec<Operand>,
     wires: Vec<Wire>,
     gates: Vec<(GateClass, Operand, Operand)>,
+    places: Places,
 }
 
 /// Parses a whole text under `limits`. The size of the ciphertext is for the caller to check.
-pub fn parse(text: &str, limits: &Limits) -> Result<Policy, PolicyError> {
+pub fn parse(text: &str, limits: &Limits) -> Result<(Policy, Places), PolicyError> {
     if text.len() > limits.policy_text_bytes {
         let start = text.floor_char_boundary(limits.policy_text_bytes);
         let hint = format!("{} bytes, the most is {}", text.len(), limits.policy_text_bytes);
@@ -67,6 +69,7 @@ pub fn parse(text: &str, limits: &Limits) -> Result<Policy, PolicyError> {
         operands: Vec::new(),
         wires: Vec::new(),
         gates: Vec::new(),
+        places: Places::default(),
     };
     if parser.tokens.len() == 1 {
         return Err(parser.error(Kind::Empty, Span { start: 0, end: 0 }));
@@ -172,6 +175,7 @@ impl Parser<'_> {
             positive: self.nots.is_multiple_of(2),
         };
         self.wires.push(wire);
+        self.places.conditions.push(ConditionPlace { label: label.span, value: value.span });
         self.operands.push(Operand::Input(number));
         self.close_nots();
         Ok(())
@@ -193,12 +197,12 @@ impl Parser<'_> {
             match token.kind {
                 TokenKind::And => {
                     self.reduce(GateClass::And);
-                    self.pending.push(Pending::Operator(GateClass::And));
+                    self.pending.push(Pending::Operator(GateClass::And, token.span));
                     return Ok(false);
                 }
                 TokenKind::Or => {
                     self.reduce(GateClass::Or);
-                    self.pending.push(Pending::Operator(GateClass::Or));
+                    self.pending.push(Pending::Operator(GateClass::Or, token.span));
                     return Ok(false);
                 }
                 TokenKind::Close => {
@@ -214,7 +218,7 @@ impl Parser<'_> {
                     return match self.pending.pop() {
                         None => Ok(true),
                         Some(Pending::Paren(open)) => Err(self.error(Kind::ExpectedClose, open)),
-                        Some(Pending::Not | Pending::Operator(_)) => {
+                        Some(Pending::Not | Pending::Operator(..)) => {
                             unreachable!("an operand closes its nots and reduce takes every operator")
                         }
                     };
@@ -228,7 +232,7 @@ impl Parser<'_> {
 
     /// Makes the gates of waiting operators that bind at least as tightly as `next`.
     fn reduce(&mut self, next: GateClass) {
-        while let Some(Pending::Operator(class)) = self.pending.last().copied() {
+        while let Some(Pending::Operator(class, span)) = self.pending.last().copied() {
             if next == GateClass::And && class == GateClass::Or {
                 return;
             }
@@ -239,6 +243,7 @@ impl Parser<'_> {
             let class = if self.nots.is_multiple_of(2) { class } else { flipped };
             let number = u16::try_from(self.gates.len()).expect("there are fewer gates than wires");
             self.gates.push((class, left, right));
+            self.places.operators.push(span);
             self.operands.push(Operand::Gate(number));
         }
     }
@@ -246,7 +251,7 @@ impl Parser<'_> {
     /// A token that cannot follow a complete operand.
     fn left_over(&self, token: Token) -> PolicyError {
         let word = self.word(token);
-        let mut span = token.span;
+        let span = token.span;
         match token.kind {
             TokenKind::Word => match keyword_in_capitals(word) {
                 Some("not") => {
@@ -262,21 +267,14 @@ impl Parser<'_> {
             TokenKind::Colon => {
                 self.error(Kind::LeftOver, span).with_hint("a condition has one colon: remove this one")
             }
-            TokenKind::Open => {
-                // A caret under the parenthesis alone is easily overlooked: take the word that sticks to it too.
-                let follower = self.peek();
-                if follower.span.start == span.end && matches!(follower.kind, TokenKind::Not | TokenKind::Word) {
-                    span.end = follower.span.end;
-                }
-                self.error(Kind::LeftOver, span)
-            }
+            TokenKind::Open => self.error(Kind::LeftOver, span),
             TokenKind::And | TokenKind::Or | TokenKind::End => {
                 unreachable!("operators and the end may follow an operand")
             }
         }
     }
 
-    fn finish(self) -> Policy {
+    fn finish(self) -> (Policy, Places) {
         let inputs = u16::try_from(self.wires.len()).expect("the format's bound on wires is below 2^16");
         let wire = |operand| match operand {
             Operand::Input(number) => number,
@@ -292,7 +290,7 @@ impl Parser<'_> {
             })
             .collect();
         let formula = Formula::new(gates).expect("a parsed expression is a tree");
-        Policy::from_parts(self.wires, formula)
+        (Policy::from_parts(self.wires, formula), self.places)
     }
 }
 
