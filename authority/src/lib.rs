@@ -1,2 +1,6 @@
 //! The authority: who owns a name, who may hold a key, and a record signed for each.
 #![forbid(unsafe_code)]
+
+pub mod directory;
+pub mod inventory;
+pub mod preview;
