@@ -206,7 +206,11 @@ impl Directory {
             RecordKey::Machine(id) => drop(self.machines.remove(id)),
             RecordKey::Token(id) => drop(self.tokens.remove(id)),
             // Kinds without tombstones: the verifier takes none of them.
-            RecordKey::System(_) | RecordKey::Schema(_) | RecordKey::Policy(..) | RecordKey::Revoked(_) | RecordKey::Head => {}
+            RecordKey::System(_)
+            | RecordKey::Schema(_)
+            | RecordKey::Policy(..)
+            | RecordKey::Revoked(_)
+            | RecordKey::Head => {}
         }
     }
 
@@ -266,7 +270,8 @@ impl Directory {
         if let Some(found) = self.owner(domain) {
             return Some(found);
         }
-        let below = |(name, _): &(&String, &ZoneId)| name.strip_suffix(domain.base()).is_some_and(|rest| rest.ends_with('.'));
+        let below =
+            |(name, _): &(&String, &ZoneId)| name.strip_suffix(domain.base()).is_some_and(|rest| rest.ends_with('.'));
         self.domains.iter().find(below).map(|(name, zone)| (zone, name.as_str()))
     }
 
@@ -346,9 +351,7 @@ impl Directory {
         // Equal sets are shared: a few hundred answers stand for all machines.
         let mut answers: HashMap<*const Attributes, bool> = HashMap::new();
         self.live().filter_map(|(_, machine)| machine.attributes(active)).all(|attributes| {
-            *answers
-                .entry(Arc::as_ptr(attributes))
-                .or_insert_with(|| attributes.labels().any(|held| held == label))
+            *answers.entry(Arc::as_ptr(attributes)).or_insert_with(|| attributes.labels().any(|held| held == label))
         })
     }
 }
@@ -359,4 +362,3 @@ impl MachineInfo {
         self.issued.iter().find(|(held, _)| *held == generation).map(|(_, attributes)| attributes)
     }
 }
-

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cinnabar_authority_api::names::{DataCenterId, MachineId};
-use cinnabar_authority_api::schema::{COUNTRY, CLUSTER, DATA_CENTER, Facts, Label, Schema};
+use cinnabar_authority_api::schema::{CLUSTER, COUNTRY, DATA_CENTER, Facts, Label, Schema};
 use cinnabar_daemon::id::ClusterId;
 use serde::Deserialize;
 use time::Date;
@@ -188,9 +188,9 @@ impl FileCenter {
         lay(&mut facts, &self.attributes, schema)?;
         let mut reviewed_until = BTreeMap::new();
         for (what, text) in self.reviewed_until {
-            let held = what.split_once('.').is_some_and(|(set, member)| {
-                facts.sets.get(set).is_some_and(|members| members.contains(member))
-            });
+            let held = what
+                .split_once('.')
+                .is_some_and(|(set, member)| facts.sets.get(set).is_some_and(|members| members.contains(member)));
             if !held {
                 return Err(format!("reviewed_until: `{what}` is no `set.member` that it has"));
             }
@@ -237,7 +237,8 @@ mod tests {
         Inventory::from_toml(text, &schema, &"acme".parse().unwrap())
     }
 
-    const FRA: &str = "[[data_center]]\nid = \"fra\"\ncountry = \"DE\"\nattributes = { region = [\"WEUR\"], standard = [\"pci\"] }\n";
+    const FRA: &str =
+        "[[data_center]]\nid = \"fra\"\ncountry = \"DE\"\nattributes = { region = [\"WEUR\"], standard = [\"pci\"] }\n";
 
     #[test]
     fn a_machine_has_what_its_data_centre_has_unless_it_says_otherwise() {
@@ -248,7 +249,10 @@ mod tests {
         let inventory = read(&text).unwrap();
         let [one, two] = ["fra-1", "fra-2"].map(|id| inventory.machine(&id.parse().unwrap()).unwrap());
         assert_eq!((one.country.as_str(), one.values.len(), one.sets["standard"].len()), ("DE", 0, 1));
-        assert_eq!((two.values["tier"].as_str(), two.sets["standard"].len(), two.sets["region"].len()), ("highest", 0, 1));
+        assert_eq!(
+            (two.values["tier"].as_str(), two.sets["standard"].len(), two.sets["region"].len()),
+            ("highest", 0, 1)
+        );
         assert_eq!((inventory.machines().count(), inventory.names().len()), (2, 1));
     }
 

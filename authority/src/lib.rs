@@ -2,5 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod directory;
+pub mod follow;
+pub mod head;
 pub mod inventory;
 pub mod preview;
+pub mod publisher;

@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn distances_and_round_trips_are_those_of_the_globe() {
-        let [fra, ams, syd] = [(50.1, 8.7), (52.4, 4.9), (-33.9, 151.2)]
-            .map(|(latitude, longitude)| Place { latitude, longitude });
+        let [fra, ams, syd] =
+            [(50.1, 8.7), (52.4, 4.9), (-33.9, 151.2)].map(|(latitude, longitude)| Place { latitude, longitude });
         assert!((distance_km(fra, syd) - 16_500.0).abs() < 100.0);
         assert!(estimated_ms(fra, ams) < 7.0 && estimated_ms(fra, fra) < 0.31);
         assert!((estimated_ms(fra, syd) - 298.0).abs() < 3.0);

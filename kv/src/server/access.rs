@@ -23,7 +23,7 @@ pub struct Rule {
 }
 
 const READERS: &[Role] = &Role::ALL;
-const FOLLOWERS: &[Role] = &[Role::Voter, Role::Replica, Role::Edge];
+const TAILERS: &[Role] = &[Role::Voter, Role::Replica, Role::Edge, Role::Authority];
 const OPERATORS: &[Role] = &[Role::Voter, Role::Operator];
 const VOTERS: &[Role] = &[Role::Voter];
 
@@ -38,7 +38,7 @@ pub const ACCESS: &[Rule] = &[
     rule("/cinnabar.kv.v1.Kv/Watch", READERS, true),
     rule("/cinnabar.kv.v1.Kv/Status", READERS, true),
     rule("/cinnabar.kv.v1.Kv/Write", &[Role::Voter, Role::Authority, Role::Operator], false),
-    rule("/cinnabar.kv.v1.Replication/Tail", FOLLOWERS, false),
+    rule("/cinnabar.kv.v1.Replication/Tail", TAILERS, false),
     rule("/cinnabar.kv.v1.Replication/Snapshot", &[Role::Voter, Role::Replica, Role::Edge, Role::Operator], false),
     rule("/cinnabar.kv.v1.Cluster/Init", &[Role::Operator], false),
     rule("/cinnabar.kv.v1.Cluster/Assign", VOTERS, false),

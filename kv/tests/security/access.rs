@@ -56,7 +56,7 @@ fn the_table_is_the_one_that_was_decided() {
         match path.rsplit_once('/').expect("a path has a method") {
             ("/cinnabar.kv.v1.Kv", "Write") => (&[Voter, Authority, Operator], false),
             ("/cinnabar.kv.v1.Kv", _) => (&[Voter, Replica, Edge, Authority, Operator], true),
-            ("/cinnabar.kv.v1.Replication", "Tail") => (&[Voter, Replica, Edge], false),
+            ("/cinnabar.kv.v1.Replication", "Tail") => (&[Voter, Replica, Edge, Authority], false),
             ("/cinnabar.kv.v1.Replication", "Snapshot") => (&[Voter, Replica, Edge, Operator], false),
             ("/cinnabar.kv.v1.Cluster", "Init") => (&[Operator], false),
             ("/cinnabar.kv.v1.Cluster", "Assign") | ("/cinnabar.raft.v1.Raft", _) => (&[Voter], false),
