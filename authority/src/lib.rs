@@ -1,2 +1,5 @@
 //! The authority: who owns a name, who may hold a key, and a record signed for each.
 #![forbid(unsafe_code)]
+
+pub mod hostname;
+pub mod limits;
