@@ -80,7 +80,7 @@ codes! {
     ChainTooLong "chain-too-long" 422 "The chain is too long",
     ChainOrder "chain-order" 422 "The certificates of the chain do not follow each other",
     ChainSignature "chain-signature" 422 "A certificate is not signed by the next one",
-    WeakSignature "weak-signature" 422 "The certificate is signed with a broken hash",
+    UnsupportedSignature "unsupported-signature" 422 "A certificate is signed in a way that clients refuse",
     NoHostnames "no-hostnames" 422 "The certificate names no hostname",
     TooManyHostnames "too-many-hostnames" 422 "The certificate names too many hostnames",
     HostnameMalformed "hostname-malformed" 422 "A hostname cannot be used",
