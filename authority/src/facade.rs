@@ -15,15 +15,11 @@
 //!   natively.
 
 use serde::Serialize;
-use time::OffsetDateTime;
 
 use crate::fields::{Fields, SecretText};
 use crate::hostname::Hostname;
 use crate::limits::{PAGE_LEN_DEFAULT, PAGE_LEN_MAX};
 use crate::problem::{Code, Problem, echo};
-
-/// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
-const LAST_SECOND: i64 = 253_402_300_799;
 
 // === Requests ===
 
@@ -404,15 +400,6 @@ impl GeoRestrictions {
 pub struct DeleteResult {
     /// The id that is gone.
     pub id: String,
-}
-
-/// A time as RFC 3339, in UTC and whole seconds. `at_s` is in seconds since 1970.
-#[must_use]
-pub fn rfc3339(at_s: u64) -> String {
-    let seconds = i64::try_from(at_s).unwrap_or(LAST_SECOND).min(LAST_SECOND);
-    let time = OffsetDateTime::from_unix_timestamp(seconds).expect("between 1970 and 9999");
-    let (date, (hour, minute, second)) = (time.date(), time.to_hms());
-    format!("{:04}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", date.year(), u8::from(date.month()), date.day())
 }
 
 /// The number of a code: the original's where it has one for this, else one of ours, from 80,001. Numbers stay for good.

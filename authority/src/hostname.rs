@@ -199,6 +199,12 @@ impl fmt::Display for Domain {
     }
 }
 
+/// The first name that is inside none of the domains; none if a zone that owns them may have a certificate for all.
+#[must_use]
+pub fn first_outside<'a>(names: &'a [Hostname], domains: &[Domain]) -> Option<&'a Hostname> {
+    names.iter().find(|name| !domains.iter().any(|domain| name.is_inside(domain)))
+}
+
 // === Helpers ===
 
 fn is_at_or_below(name: &str, domain: &str) -> bool {
@@ -355,6 +361,15 @@ mod tests {
         }
         // A wildcard stands for names outside of a domain one label longer than its own.
         assert!(!name("*.example.com").is_inside(&domain("www.example.com")));
+    }
+
+    #[test]
+    fn one_name_outside_every_domain_is_found_among_many() {
+        let domains = [domain("example.com"), domain("example.net")];
+        let names = ["a.example.com", "*.example.net", "example.org", "example.edu"].map(name);
+        assert_eq!(first_outside(&names, &domains), Some(&names[2]));
+        assert_eq!(first_outside(&names[..2], &domains), None);
+        assert_eq!(first_outside(&names[..1], &[]), Some(&names[0]));
     }
 
     #[test]

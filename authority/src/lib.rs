@@ -7,3 +7,4 @@ pub mod fields;
 pub mod hostname;
 pub mod limits;
 pub mod problem;
+pub mod timestamp;

@@ -108,7 +108,11 @@ codes! {
 
 /// One refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct Problem(Box<Parts>);
+
+/// What a problem says; boxed, since it travels in the `Err` of everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parts {
     code: Code,
     syntax: Option<PolicyErrorKind>,
     detail: String,
@@ -122,75 +126,81 @@ impl Problem {
     /// A problem with one or two sentences about this very request.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, syntax: None, detail: detail.into(), pointer: None, span: None, hint: None, request_id: None }
+        let detail = detail.into();
+        Self(Box::new(Parts { code, syntax: None, detail, pointer: None, span: None, hint: None, request_id: None }))
     }
 
     /// A policy that cannot be read: `pointer` names the field with its text. The error's own code is passed on, with the
     /// type `policy-syntax`.
     #[must_use]
     pub fn policy(error: &PolicyError, pointer: impl Into<Cow<'static, str>>) -> Self {
-        let problem = Self::new(Code::PolicySyntax, error.message()).at(pointer).span(error.span());
-        Self { syntax: Some(error.kind()), ..problem.hint(error.hint().to_owned()) }
+        let mut problem = Self::new(Code::PolicySyntax, error.message()).at(pointer).span(error.span());
+        problem.0.syntax = Some(error.kind());
+        problem.hint(error.hint().to_owned())
     }
 
     /// Names the field: a JSON pointer (RFC 6901) into the body.
     #[must_use]
-    pub fn at(self, pointer: impl Into<Cow<'static, str>>) -> Self {
-        Self { pointer: Some(pointer.into()), ..self }
+    pub fn at(mut self, pointer: impl Into<Cow<'static, str>>) -> Self {
+        self.0.pointer = Some(pointer.into());
+        self
     }
 
     /// Names the place: bytes of the policy text, counted as UTF-8.
     #[must_use]
-    pub fn span(self, span: Span) -> Self {
-        Self { span: Some(span), ..self }
+    pub fn span(mut self, span: Span) -> Self {
+        self.0.span = Some(span);
+        self
     }
 
     /// Says what to do.
     #[must_use]
-    pub fn hint(self, hint: impl Into<Cow<'static, str>>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
+    pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
     }
 
     /// Names the request, as the log does.
     #[must_use]
-    pub fn request_id(self, id: impl Into<String>) -> Self {
-        Self { request_id: Some(id.into()), ..self }
+    pub fn request_id(mut self, id: impl Into<String>) -> Self {
+        self.0.request_id = Some(id.into());
+        self
     }
 
     /// Why the request is refused.
     #[must_use]
     pub fn code(&self) -> Code {
-        self.code
+        self.0.code
     }
 
     /// The code that the answer carries: the policy error's own one where there is one.
     #[must_use]
     pub fn code_str(&self) -> &'static str {
-        self.syntax.map_or(self.code.as_str(), PolicyErrorKind::code)
+        self.0.syntax.map_or(self.0.code.as_str(), PolicyErrorKind::code)
     }
 
     /// The status of the answer.
     #[must_use]
     pub fn status(&self) -> u16 {
-        self.code.status()
+        self.0.code.status()
     }
 
     /// The sentences about this request.
     #[must_use]
     pub fn detail(&self) -> &str {
-        &self.detail
+        &self.0.detail
     }
 
     /// The JSON pointer of the field, if one is at fault.
     #[must_use]
     pub fn pointer(&self) -> Option<&str> {
-        self.pointer.as_deref()
+        self.0.pointer.as_deref()
     }
 
     /// What to do, if that is known.
     #[must_use]
     pub fn advice(&self) -> Option<&str> {
-        self.hint.as_deref()
+        self.0.hint.as_deref()
     }
 }
 
@@ -202,21 +212,21 @@ impl Serialize for Problem {
             end: usize,
         }
         let mut out = serializer.serialize_struct("Problem", 9)?;
-        out.serialize_field("type", &format!("{TYPE_PREFIX}{}", self.code.as_str()))?;
-        out.serialize_field("title", self.code.title())?;
+        out.serialize_field("type", &format!("{TYPE_PREFIX}{}", self.0.code.as_str()))?;
+        out.serialize_field("title", self.0.code.title())?;
         out.serialize_field("status", &self.status())?;
         out.serialize_field("code", self.code_str())?;
-        out.serialize_field("detail", &self.detail)?;
-        if let Some(pointer) = &self.pointer {
+        out.serialize_field("detail", &self.0.detail)?;
+        if let Some(pointer) = &self.0.pointer {
             out.serialize_field("pointer", pointer)?;
         }
-        if let Some(Span { start, end }) = self.span {
+        if let Some(Span { start, end }) = self.0.span {
             out.serialize_field("span", &Place { start, end })?;
         }
-        if let Some(hint) = &self.hint {
+        if let Some(hint) = &self.0.hint {
             out.serialize_field("hint", hint)?;
         }
-        if let Some(id) = &self.request_id {
+        if let Some(id) = &self.0.request_id {
             out.serialize_field("request_id", id)?;
         }
         out.end()

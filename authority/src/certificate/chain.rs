@@ -35,9 +35,12 @@ fn parse_one(der: &[u8]) -> Result<X509Certificate<'_>, &'static str> {
     if certificate.signature_value.unused_bits != 0 || certificate.public_key().subject_public_key.unused_bits != 0 {
         return Err("a string of bits that is not whole bytes");
     }
-    // Refused here once, so that no later question has to be asked twice.
     if certificate.extensions_map().is_err() {
         return Err("it has an extension twice");
+    }
+    // Whether it is an authority is asked often; here once whether that can be known.
+    if certificate.basic_constraints().is_err() {
+        return Err("its basic constraints cannot be read");
     }
     Ok(certificate)
 }
@@ -162,12 +165,12 @@ pub(super) fn check_validity(chain: &[X509Certificate<'_>], now_s: u64) -> Resul
         [validity.not_before, validity.not_after].map(|time| u64::try_from(time.timestamp()).unwrap_or(0))
     };
     for (n, certificate) in chain.iter().enumerate() {
-        let (block, [from, to]) = (n + 1, seconds(certificate));
-        if to < now_s {
-            return Err(CertificateError::Expired { block, ago_s: now_s - to });
+        let (block, [not_before_s, not_after_s]) = (n + 1, seconds(certificate));
+        if not_after_s < now_s {
+            return Err(CertificateError::Expired { block, not_after_s });
         }
-        if from > now_s.saturating_add(NOT_BEFORE_SKEW_S) {
-            return Err(CertificateError::NotYetValid { block, in_s: from - now_s });
+        if not_before_s > now_s.saturating_add(NOT_BEFORE_SKEW_S) {
+            return Err(CertificateError::NotYetValid { block, not_before_s });
         }
     }
     let [from, to] = seconds(&chain[0]);

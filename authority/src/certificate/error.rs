@@ -8,6 +8,7 @@ use crate::limits::{
     CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, HOSTNAMES_MAX, PEM_BYTES_MAX, RSA_BITS_MAX, RSA_BITS_MIN, RSA_EXPONENT_MIN,
 };
 use crate::problem::{Code, Problem, pointer};
+use crate::timestamp::rfc3339;
 
 /// A field of the upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,20 +165,20 @@ pub enum CertificateError {
         algorithm: String,
     },
     /// A certificate's time is over.
-    #[error("block {block} of `certificate` ended {ago_s} seconds ago")]
+    #[error("block {block} of `certificate` expired at {}", rfc3339(*not_after_s))]
     Expired {
         /// The block, from 1.
         block: usize,
-        /// How long ago it ended, in seconds.
-        ago_s: u64,
+        /// Its last second, since 1970.
+        not_after_s: u64,
     },
     /// A certificate's time has not come.
-    #[error("block {block} of `certificate` begins in {in_s} seconds")]
+    #[error("block {block} of `certificate` is valid from {}", rfc3339(*not_before_s))]
     NotYetValid {
         /// The block, from 1.
         block: usize,
-        /// How long until it begins, in seconds.
-        in_s: u64,
+        /// Its first second, since 1970.
+        not_before_s: u64,
     },
     /// The leaf says that it is for something else.
     #[error("the first certificate is not for a TLS server: {0}")]

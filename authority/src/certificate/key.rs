@@ -217,6 +217,7 @@ fn children<const N: usize>(der: &[u8]) -> Option<[Any<'_>; N]> {
 
 /// The algorithm of a PKCS #8 key: `SEQUENCE { version, AlgorithmIdentifier, OCTET STRING, .. }`.
 fn pkcs8_algorithm(der: &[u8]) -> Option<AlgorithmIdentifier<'_>> {
+    pkcs8_contents(der)?;
     let (_, whole) = Any::from_der(der).ok()?;
     let (behind_version, _) = Any::from_der(whole.data).ok()?;
     Some(AlgorithmIdentifier::from_der(behind_version).ok()?.1)

@@ -142,8 +142,8 @@ fn blocks(text: &str, field: Field, max: usize) -> Result<Vec<Block<'_>>, Certif
         }
         let body = body(&mut lines, label, text.len())
             .map_err(|at| fault(at.unwrap_or(line), "a block that is not closed by its own END line", None))?;
-        let encrypted = body.headers.contains("ENCRYPTED");
-        if !body.headers.is_empty() && !encrypted {
+        let encrypted = body.encrypted;
+        if body.headers && !encrypted {
             return Err(fault(line, "a block with headers inside", None));
         }
         // What is encrypted is refused by its label's reader; its bytes mean nothing here.
@@ -166,7 +166,8 @@ fn begin(line: &str) -> Option<&str> {
 /// What stands between the two borders.
 struct Body {
     base64: Zeroizing<Vec<u8>>,
-    headers: String,
+    headers: bool,
+    encrypted: bool,
 }
 
 /// Reads up to the END line; the error is the line of a border that does not belong there, or none at the end.
@@ -175,7 +176,7 @@ fn body<'a>(
     label: &str,
     capacity: usize,
 ) -> Result<Body, Option<usize>> {
-    let mut body = Body { base64: Zeroizing::new(Vec::with_capacity(capacity)), headers: String::new() };
+    let mut body = Body { base64: Zeroizing::new(Vec::with_capacity(capacity)), headers: false, encrypted: false };
     for (at, line) in lines {
         if line.strip_prefix(END).and_then(|rest| rest.strip_suffix(BORDER)) == Some(label) {
             return Ok(body);
@@ -185,7 +186,8 @@ fn body<'a>(
         }
         // RFC 1421's headers, as OpenSSL's old format for encrypted keys has them. Base64 has no colon.
         if line.contains(':') {
-            body.headers.push_str(line);
+            body.headers = true;
+            body.encrypted |= line.starts_with("Proc-Type:") && line.ends_with("ENCRYPTED");
         } else {
             body.base64.extend(line.bytes().filter(|byte| !byte.is_ascii_whitespace()));
         }

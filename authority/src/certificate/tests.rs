@@ -354,7 +354,10 @@ fn signatures_that_clients_refuse_are_refused() {
 fn every_certificate_of_the_chain_is_valid_now() {
     let valid = |from: u64, to: u64| alone(|params| (params.not_before, params.not_after) = (at(from), at(to)));
     let (expired, key) = valid(NOW_S - 2 * DAY_S, NOW_S - 1);
-    assert_eq!(refused(&expired, &key, Code::CertificateExpired), CertificateError::Expired { block: 1, ago_s: 1 });
+    assert_eq!(
+        refused(&expired, &key, Code::CertificateExpired),
+        CertificateError::Expired { block: 1, not_after_s: NOW_S - 1 }
+    );
     let (last_second, key) = valid(NOW_S - 2 * DAY_S, NOW_S);
     taken(&last_second, &key);
     let (soon, key) = valid(NOW_S + 300, NOW_S + DAY_S);
@@ -362,7 +365,7 @@ fn every_certificate_of_the_chain_is_valid_now() {
     let (later, key) = valid(NOW_S + 301, NOW_S + DAY_S);
     assert_eq!(
         refused(&later, &key, Code::CertificateNotYetValid),
-        CertificateError::NotYetValid { block: 1, in_s: 301 }
+        CertificateError::NotYetValid { block: 1, not_before_s: NOW_S + 301 }
     );
     let mut old = params("old");
     old.not_after = at(NOW_S - 1);
@@ -370,7 +373,7 @@ fn every_certificate_of_the_chain_is_valid_now() {
     let key = new_key();
     let leaf = old.issue(&leaf_params(&["www.example.com"]), &key);
     let error = refused(&format!("{leaf}{}", old.pem), &key.serialize_pem(), Code::CertificateExpired);
-    assert_eq!(error, CertificateError::Expired { block: 2, ago_s: 1 });
+    assert_eq!(error, CertificateError::Expired { block: 2, not_after_s: NOW_S - 1 });
 }
 
 // === Leaves ===
@@ -478,6 +481,11 @@ fn a_damaged_key_is_refused_whichever_byte_is_damaged() {
             if let Ok(checked) = check(certificate, &text, NOW_S) {
                 assert_eq!(checked.private_key_pkcs8, taken(certificate, key).private_key_pkcs8, "byte {at}");
             }
+        }
+        for trailing in [vec![0], vec![5, 0]] {
+            let longer = Base64::encode_string(&[der.as_slice(), &trailing].concat());
+            let text = format!("-----BEGIN {label}-----\n{longer}\n-----END {label}-----\n");
+            refused(certificate, &text, Code::KeyMalformed);
         }
         let cut = Base64::encode_string(&der[..der.len() - 1]);
         refused(certificate, &format!("-----BEGIN {label}-----\n{cut}\n-----END {label}-----\n"), Code::KeyMalformed);

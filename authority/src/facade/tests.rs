@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::timestamp::rfc3339;
 
 fn create(body: &Value) -> Result<CreateRequest, Problem> {
     CreateRequest::parse(body.to_string().as_bytes())
@@ -139,7 +140,6 @@ fn an_answer_has_the_original_shape() {
         },
     });
     assert_eq!(serde_json::to_value(Envelope::done(result)).unwrap(), expected);
-    assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59Z");
 }
 
 #[test]
