@@ -159,10 +159,11 @@ fn every_format_of_one_key_gives_the_same_stored_key() {
     let rsa = [fixture!("rsa2048.key"), fixture!("rsa2048-pkcs8.key")].map(|key| taken(fixture!("rsa2048.pem"), key));
     assert_eq!(rsa[0].private_key_pkcs8, rsa[1].private_key_pkcs8);
     assert_eq!((rsa[0].key_type, rsa[0].signature_algorithm), (KeyType::Rsa { bits: 2048 }, "SHA256WithRSA"));
-    // With OpenSSL's parameters before the key, as SEC1 without the public half, and as PKCS #8.
-    let sec1 = [fixture!("p256.key"), fixture!("p256-no-public.key")].map(|key| taken(fixture!("p256.pem"), key));
+    // With OpenSSL's parameters before the key, without the public half, and with that as a compressed point.
+    let sec1 = [fixture!("p256.key"), fixture!("p256-no-public.key"), fixture!("p256-compressed.key")]
+        .map(|key| taken(fixture!("p256.pem"), key));
     assert!(fixture!("p256.key").contains("EC PARAMETERS"));
-    assert_eq!(sec1[0].private_key_pkcs8, sec1[1].private_key_pkcs8);
+    assert!(sec1[1..].iter().all(|other| other.private_key_pkcs8 == sec1[0].private_key_pkcs8));
     assert_eq!(taken(fixture!("p384.pem"), fixture!("p384.key")).key_type, KeyType::P384);
     assert_eq!(taken(fixture!("rsa4096.pem"), fixture!("rsa4096.key")).key_type, KeyType::Rsa { bits: 4096 });
     let largest = taken(fixture!("rsa8192.pem"), fixture!("rsa8192.key"));
@@ -273,6 +274,13 @@ fn der_that_is_no_certificate_is_refused() {
     };
     let der = taken(&world.leaf, &world.key).chain[0].clone();
     taken(&block(&der), &world.key);
+    // The algorithm behind the signed part, which the signature does not protect, says another one than the part inside.
+    let mut two = der.clone();
+    let sha256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+    let outer = two.windows(sha256.len()).rposition(|bytes| bytes == sha256).unwrap();
+    two[outer + sha256.len() - 1] = 3;
+    refused(&block(&two), &world.key, Code::CertificateMalformed);
+    refused(fixture!("p256-compressed.pem"), fixture!("p256.key"), Code::CertificateMalformed);
     for broken in [&der[..der.len() - 1], &[der.as_slice(), &[0]].concat(), b"not DER", &[0x30, 0x80]] {
         refused(&block(broken), &world.key, Code::CertificateMalformed);
     }
