@@ -1,9 +1,16 @@
 //! The authority: who owns a name, who may hold a key, and a record signed for each.
 #![forbid(unsafe_code)]
 
+pub mod certificate;
 pub mod directory;
+pub mod facade;
+pub mod fields;
 pub mod follow;
 pub mod head;
+pub mod hostname;
 pub mod inventory;
+pub mod limits;
 pub mod preview;
+pub mod problem;
 pub mod publisher;
+pub mod timestamp;
