@@ -20,25 +20,11 @@ mod pem;
 mod tests;
 
 use cinnabar_abe::SecretBytes;
+use cinnabar_authority_api::Hostname;
+use cinnabar_authority_api::records::KeyType;
 use x509_parser::certificate::X509Certificate;
 
 pub use self::error::{CertificateError, Field, OrderFault};
-use crate::hostname::Hostname;
-
-/// What kind of key a certificate is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum KeyType {
-    /// RSA with a modulus of so many bits, 2,048 to 8,192.
-    Rsa {
-        /// Bits of the modulus.
-        bits: usize,
-    },
-    /// ECDSA on P-256.
-    P256,
-    /// ECDSA on P-384.
-    P384,
-}
 
 /// A certificate that may be stored, and its key.
 #[derive(Debug)]
@@ -59,15 +45,15 @@ pub struct Checked {
     pub issuer: String,
     /// How the leaf is signed, such as `SHA256WithRSA`.
     pub signature_algorithm: &'static str,
-    /// The private key as PKCS #8 (RFC 5208, version 1) DER, however it was sent.
-    pub private_key_pkcs8: SecretBytes,
+    /// The private key as PKCS #8 (RFC 5208, version 1) DER, however it was sent; none when none was sent.
+    pub private_key_pkcs8: Option<SecretBytes>,
 }
 
-/// Checks a chain and its key. `now_s` is in seconds since 1970.
+/// Checks a chain and its key, where one was sent with it. `now_s` is in seconds since 1970.
 ///
 /// # Errors
 /// [`CertificateError`]: always the sender's fault, always with a code and, where there is one, a hint.
-pub fn check(certificate: &str, private_key: &str, now_s: u64) -> Result<Checked, CertificateError> {
+pub fn check(certificate: &str, private_key: Option<&str>, now_s: u64) -> Result<Checked, CertificateError> {
     let blocks = pem::certificates(certificate)?;
     let chain = chain::parse(&blocks)?;
     chain::check_order(&chain)?;
@@ -77,7 +63,7 @@ pub fn check(certificate: &str, private_key: &str, now_s: u64) -> Result<Checked
     let (not_before_s, not_after_s) = chain::check_validity(&chain, now_s)?;
     chain::check_purpose(leaf)?;
     let hostnames = chain::hostnames(leaf)?;
-    let private_key_pkcs8 = key::matching(private_key, leaf, key_type)?;
+    let private_key_pkcs8 = private_key.map(|key| key::matching(key, leaf, key_type)).transpose()?;
     Ok(Checked {
         hostnames,
         key_type,

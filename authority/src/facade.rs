@@ -17,9 +17,9 @@
 use serde::Serialize;
 
 use crate::fields::{Fields, SecretText};
-use crate::hostname::Hostname;
 use crate::limits::{PAGE_LEN_DEFAULT, PAGE_LEN_MAX};
 use crate::problem::{Code, Problem, echo};
+use cinnabar_authority_api::Hostname;
 
 // === Requests ===
 

@@ -1,6 +1,6 @@
 //! Hostnames and the domains that zones own.
 //!
-//! The road: a zone is made with a [`Domain`]; a certificate's names become [`Hostname`]s; each must be inside the zone's
+//! The road: a zone is made with domains; a certificate's names become [`Hostname`]s; each must be inside the zone's
 //! domains before it is written under `sni/`. Law: a name has one stored form, lower-case A-labels without a dot at the
 //! end; a wildcard is one whole label in front of at least two others; an IP address is no hostname.
 //! Source: RFC 1035 section 2.3 and RFC 1123 section 2.1 (letters, digits, hyphens), RFC 5890 (A-labels), UTS 46 without
@@ -9,11 +9,8 @@
 //! There is no list of public suffixes here: that a domain has at least two labels keeps out `com`, not `co.uk`. Who may
 //! own a domain is the operator's decision when it makes the zone.
 
-use std::fmt;
-use std::str::FromStr;
-
+use cinnabar_authority_api::Hostname;
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
-use serde::{Deserialize, Serialize};
 
 use crate::limits::{HOSTNAME_BYTES_MAX, HOSTNAME_INPUT_BYTES_MAX, HOSTNAME_LABEL_BYTES_MAX};
 
@@ -51,165 +48,67 @@ pub enum HostnameError {
     /// A zone cannot own a wildcard: its domain covers everything below it already.
     #[error("a domain is written without `*`: it covers every name below it")]
     DomainWildcard,
-    /// A zone cannot own a top-level domain.
-    #[error("a domain has at least two labels")]
-    DomainTooShort,
+    /// One label alone: no zone could own it.
+    #[error("a name has at least two labels")]
+    TooShort,
 }
 
-// === Hostname ===
-
-/// A name that a certificate is for: `www.example.com`, or `*.example.com` for every name one label longer.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Hostname(String);
-
-impl Hostname {
-    /// Reads a name out of a certificate: ASCII already, in any case, without a dot at the end.
-    ///
-    /// # Errors
-    /// [`HostnameError`] says what is wrong.
-    pub fn from_certificate(name: &str) -> Result<Self, HostnameError> {
-        if !name.is_ascii() {
-            return Err(HostnameError::NotAscii);
-        }
-        if name.ends_with('.') {
-            return Err(HostnameError::TrailingDot);
-        }
-        name.parse()
+/// Reads a name as a person writes it: any case, any script, with or without the root's dot.
+///
+/// # Errors
+/// [`HostnameError`] says what is wrong.
+pub fn from_user(text: &str) -> Result<Hostname, HostnameError> {
+    if text.len() > HOSTNAME_INPUT_BYTES_MAX {
+        return Err(HostnameError::TooLong);
     }
-
-    /// The stored form: lower-case A-labels, 1 to 253 bytes.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+    let (wildcard, rest) = match text.strip_prefix(WILDCARD) {
+        Some(rest) => (WILDCARD, rest),
+        None => ("", text),
+    };
+    if rest.contains('*') {
+        return Err(HostnameError::Wildcard);
     }
-
-    /// Whether it begins with `*.`.
-    #[must_use]
-    pub fn is_wildcard(&self) -> bool {
-        self.0.starts_with(WILDCARD)
+    let name = to_a_labels(rest)?;
+    if !name.contains('.') {
+        return Err(if wildcard.is_empty() { HostnameError::TooShort } else { HostnameError::Wildcard });
     }
-
-    /// Whether every name it stands for is the domain or below it.
-    #[must_use]
-    pub fn is_inside(&self, domain: &Domain) -> bool {
-        is_at_or_below(self.0.strip_prefix(WILDCARD).unwrap_or(&self.0), domain.as_str())
+    if wildcard.len() + name.len() > HOSTNAME_BYTES_MAX {
+        return Err(HostnameError::TooLong);
     }
+    // The stored form's own rules are those above: what they let pass, it takes.
+    format!("{wildcard}{name}").parse().map_err(|_| HostnameError::Character)
 }
 
-impl FromStr for Hostname {
-    type Err = HostnameError;
-
-    /// Reads a name as a person writes it: any case, any script, with or without the root's dot.
-    fn from_str(text: &str) -> Result<Self, HostnameError> {
-        if text.len() > HOSTNAME_INPUT_BYTES_MAX {
-            return Err(HostnameError::TooLong);
-        }
-        let (wildcard, rest) = match text.strip_prefix(WILDCARD) {
-            Some(rest) => (WILDCARD, rest),
-            None => ("", text),
-        };
-        if rest.contains('*') {
-            return Err(HostnameError::Wildcard);
-        }
-        let name = to_a_labels(rest)?;
-        if !wildcard.is_empty() && !name.contains('.') {
-            return Err(HostnameError::Wildcard);
-        }
-        if wildcard.len() + name.len() > HOSTNAME_BYTES_MAX {
-            return Err(HostnameError::TooLong);
-        }
-        Ok(Self(format!("{wildcard}{name}")))
+/// Reads a name out of a certificate: ASCII already, in any case, without a dot at the end.
+///
+/// # Errors
+/// [`HostnameError`] says what is wrong.
+pub fn from_certificate(name: &str) -> Result<Hostname, HostnameError> {
+    if !name.is_ascii() {
+        return Err(HostnameError::NotAscii);
     }
+    if name.ends_with('.') {
+        return Err(HostnameError::TrailingDot);
+    }
+    from_user(name)
 }
 
-impl TryFrom<String> for Hostname {
-    type Error = HostnameError;
-
-    fn try_from(text: String) -> Result<Self, HostnameError> {
-        text.parse()
-    }
-}
-
-impl From<Hostname> for String {
-    fn from(name: Hostname) -> Self {
-        name.0
-    }
-}
-
-impl fmt::Display for Hostname {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-// === Domain ===
-
-/// What a zone owns: a name of at least two labels and every name below it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Domain(String);
-
-impl Domain {
-    /// The stored form: lower-case A-labels.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether some name is inside both: one is the other, or below it. No two zones may own such domains.
-    #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
-        is_at_or_below(&self.0, &other.0) || is_at_or_below(&other.0, &self.0)
-    }
-}
-
-impl FromStr for Domain {
-    type Err = HostnameError;
-
-    fn from_str(text: &str) -> Result<Self, HostnameError> {
-        let name: Hostname = text.parse()?;
-        if name.is_wildcard() {
-            return Err(HostnameError::DomainWildcard);
-        }
-        if !name.0.contains('.') {
-            return Err(HostnameError::DomainTooShort);
-        }
-        Ok(Self(name.0))
-    }
-}
-
-impl TryFrom<String> for Domain {
-    type Error = HostnameError;
-
-    fn try_from(text: String) -> Result<Self, HostnameError> {
-        text.parse()
-    }
-}
-
-impl From<Domain> for String {
-    fn from(domain: Domain) -> Self {
-        domain.0
-    }
-}
-
-impl fmt::Display for Domain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+/// Reads what a zone owns: a name of at least two labels, and every name below it.
+///
+/// # Errors
+/// [`HostnameError`] says what is wrong.
+pub fn domain_from_user(text: &str) -> Result<Hostname, HostnameError> {
+    let name = from_user(text)?;
+    if name.is_wildcard() { Err(HostnameError::DomainWildcard) } else { Ok(name) }
 }
 
 /// The first name that is inside none of the domains; none if a zone that owns them may have a certificate for all.
 #[must_use]
-pub fn first_outside<'a>(names: &'a [Hostname], domains: &[Domain]) -> Option<&'a Hostname> {
+pub fn first_outside<'a>(names: &'a [Hostname], domains: &[Hostname]) -> Option<&'a Hostname> {
     names.iter().find(|name| !domains.iter().any(|domain| name.is_inside(domain)))
 }
 
 // === Helpers ===
-
-fn is_at_or_below(name: &str, domain: &str) -> bool {
-    name.strip_suffix(domain).is_some_and(|front| front.is_empty() || front.ends_with('.'))
-}
 
 /// The stored form of a name without a wildcard.
 fn to_a_labels(text: &str) -> Result<String, HostnameError> {
@@ -266,11 +165,11 @@ mod tests {
     use super::*;
 
     fn name(text: &str) -> Hostname {
-        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+        from_user(text).unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
-    fn domain(text: &str) -> Domain {
-        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    fn domain(text: &str) -> Hostname {
+        domain_from_user(text).unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     #[test]
@@ -284,7 +183,6 @@ mod tests {
             ("*.bücher.example", "*.xn--bcher-kva.example"),
             ("faß.example", "xn--fa-hia.example"),
             ("ｅｘａｍｐｌｅ。com", "example.com"),
-            ("localhost", "localhost"),
             ("a--b.example", "a--b.example"),
             ("1.2.3.com", "1.2.3.com"),
             ("10.in-addr.arpa", "10.in-addr.arpa"),
@@ -301,6 +199,7 @@ mod tests {
         let long = format!("{}.example", ["a".repeat(49).as_str(); 5].join("."));
         let cases: &[(&str, HostnameError)] = &[
             ("", Empty),
+            ("localhost", TooShort),
             (".", Empty),
             ("a..b", Empty),
             (".example.com", Empty),
@@ -336,19 +235,19 @@ mod tests {
             (&long, TooLong),
         ];
         for (text, expected) in cases {
-            assert_eq!(text.parse::<Hostname>(), Err(*expected), "{text}");
+            assert_eq!(from_user(text), Err(*expected), "{text}");
         }
         let largest = format!("{}.example", ["a".repeat(48).as_str(); 5].join("."));
         assert_eq!(name(&largest).as_str().len(), 252);
-        assert_eq!(format!("*.{largest}").parse::<Hostname>(), Err(TooLong), "a wildcard counts too");
+        assert_eq!(from_user(&format!("*.{largest}")), Err(TooLong), "a wildcard counts too");
     }
 
     #[test]
     fn a_certificate_writes_names_in_ascii() {
-        assert_eq!(Hostname::from_certificate("WWW.example.com").unwrap().as_str(), "www.example.com");
-        assert_eq!(Hostname::from_certificate("xn--bcher-kva.example").unwrap(), name("bücher.example"));
-        assert_eq!(Hostname::from_certificate("bücher.example"), Err(HostnameError::NotAscii));
-        assert_eq!(Hostname::from_certificate("example.com."), Err(HostnameError::TrailingDot));
+        assert_eq!(from_certificate("WWW.example.com").unwrap().as_str(), "www.example.com");
+        assert_eq!(from_certificate("xn--bcher-kva.example").unwrap(), name("bücher.example"));
+        assert_eq!(from_certificate("bücher.example"), Err(HostnameError::NotAscii));
+        assert_eq!(from_certificate("example.com."), Err(HostnameError::TrailingDot));
     }
 
     #[test]
@@ -356,7 +255,7 @@ mod tests {
         for inside in ["example.com", "www.example.com", "a.b.example.com", "*.example.com", "*.a.example.com"] {
             assert!(name(inside).is_inside(&domain("example.com")), "{inside}");
         }
-        for outside in ["example.org", "badexample.com", "*.badexample.com", "com", "example.com.evil.net"] {
+        for outside in ["example.org", "badexample.com", "*.badexample.com", "example.com.evil.net"] {
             assert!(!name(outside).is_inside(&domain("example.com")), "{outside}");
         }
         // A wildcard stands for names outside of a domain one label longer than its own.
@@ -374,50 +273,20 @@ mod tests {
 
     #[test]
     fn a_domain_has_two_labels_and_no_wildcard() {
-        assert_eq!("com".parse::<Domain>(), Err(HostnameError::DomainTooShort));
-        assert_eq!("com.".parse::<Domain>(), Err(HostnameError::DomainTooShort));
-        assert_eq!("*.example.com".parse::<Domain>(), Err(HostnameError::DomainWildcard));
+        assert_eq!(domain_from_user("com"), Err(HostnameError::TooShort));
+        assert_eq!(domain_from_user("com."), Err(HostnameError::TooShort));
+        assert_eq!(domain_from_user("*.example.com"), Err(HostnameError::DomainWildcard));
         assert_eq!(domain("Example.COM.").as_str(), "example.com");
-    }
-
-    #[test]
-    fn domains_overlap_when_one_holds_the_other() {
-        for (a, b, overlap) in [
-            ("example.com", "example.com", true),
-            ("example.com", "shop.example.com", true),
-            ("shop.example.com", "pop.example.com", false),
-            ("example.com", "badexample.com", false),
-            ("example.com", "example.org", false),
-        ] {
-            assert_eq!(domain(a).overlaps(&domain(b)), overlap, "{a} {b}");
-            assert_eq!(domain(b).overlaps(&domain(a)), overlap, "{b} {a}");
-        }
-    }
-
-    #[test]
-    fn json_carries_the_stored_form_and_reads_any() {
-        let read: Hostname = serde_json::from_str("\"WWW.Example.com\"").unwrap();
-        assert_eq!(serde_json::to_string(&read).unwrap(), "\"www.example.com\"");
-        assert!(serde_json::from_str::<Domain>("\"com\"").is_err());
     }
 
     proptest! {
         #[test]
         fn no_text_panics_and_what_is_read_is_its_own_stored_form(text in "\\PC{0,80}|[*a-z0-9.xn-]{0,80}") {
-            if let Ok(read) = text.parse::<Hostname>() {
+            if let Ok(read) = from_user(&text) {
                 prop_assert_eq!(&name(read.as_str()), &read);
                 prop_assert!(read.as_str().len() <= HOSTNAME_BYTES_MAX);
-                prop_assert_eq!(&Hostname::from_certificate(read.as_str()).unwrap(), &read);
+                prop_assert_eq!(&from_certificate(read.as_str()).unwrap(), &read);
             }
-        }
-
-        #[test]
-        fn two_domains_with_a_common_name_overlap(front in "[a-z]{1,3}(\\.[a-z]{1,3}){0,3}", a in 0_usize..4, b in 0_usize..4) {
-            let full = format!("{front}.example.com");
-            let labels: Vec<&str> = full.split('.').collect();
-            let cut = |n: usize| domain(&labels[n.min(labels.len() - 2)..].join("."));
-            prop_assert!(name(&full).is_inside(&cut(a)) && name(&full).is_inside(&cut(b)));
-            prop_assert!(cut(a).overlaps(&cut(b)));
         }
     }
 }

@@ -12,9 +12,10 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::x509::X509Version;
 
 use super::error::{CertificateError, OrderFault};
-use crate::hostname::Hostname;
+use crate::hostname;
 use crate::limits::{HOSTNAMES_MAX, ISSUER_BYTES_MAX, NOT_BEFORE_SKEW_S};
 use crate::problem::echo;
+use cinnabar_authority_api::Hostname;
 
 /// The extension that makes a precertificate useless on purpose (RFC 6962 section 3.1).
 const CT_POISON: &str = "1.3.6.1.4.1.11129.2.4.3";
@@ -202,7 +203,7 @@ pub(super) fn hostnames(leaf: &X509Certificate<'_>) -> Result<Vec<Hostname>, Cer
     for name in names {
         match name {
             GeneralName::DNSName(name) => {
-                let hostname = Hostname::from_certificate(name)
+                let hostname = hostname::from_certificate(name)
                     .map_err(|source| CertificateError::Hostname { name: echo(name), source })?;
                 if seen.insert(hostname.clone()) {
                     hostnames.push(hostname);

@@ -16,10 +16,10 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::public_key::RSAPublicKey;
 use x509_parser::x509::AlgorithmIdentifier;
 
-use super::KeyType;
 use super::error::{CertificateError, Field};
 use super::pem::{self, KeyFormat};
 use crate::limits::{RSA_BITS_MAX, RSA_BITS_MIN, RSA_EXPONENT_BITS_MAX, RSA_EXPONENT_MIN};
+use cinnabar_authority_api::records::KeyType;
 
 /// What is signed to see whether key and certificate belong together. No protocol signs this.
 const PROOF: &[u8] = b"cinnabar: does this key belong to this certificate?";
@@ -45,7 +45,7 @@ pub(super) fn of_certificate(leaf: &X509Certificate<'_>) -> Result<KeyType, Cert
             return Err(malformed("bytes follow its RSA key"));
         }
         let bits = check_rsa(rsa.modulus, rsa.exponent, field)?;
-        return Ok(KeyType::Rsa { bits });
+        return Ok(KeyType::Rsa(u16::try_from(bits).expect("below the bound that was checked")));
     };
     let point_bytes = if curve == KeyType::P256 { P256_POINT_BYTES } else { P384_POINT_BYTES };
     if key.len() != point_bytes || key[0] != 4 {
@@ -167,7 +167,7 @@ impl PrivateKey {
         let public = leaf.public_key().subject_public_key.data.as_ref();
         let rng = SystemRandom::new();
         match (self, key_type) {
-            (Self::Rsa(pair), KeyType::Rsa { .. }) if pair.public_key().as_ref() == public => {
+            (Self::Rsa(pair), KeyType::Rsa(_)) if pair.public_key().as_ref() == public => {
                 let mut signature = vec![0; pair.public_modulus_len()];
                 pair.sign(&RSA_PKCS1_SHA256, &rng, PROOF, &mut signature).is_ok()
                     && UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public).verify(PROOF, &signature).is_ok()

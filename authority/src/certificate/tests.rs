@@ -100,7 +100,7 @@ fn alone(change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
 
 #[track_caller]
 fn refused(certificate: &str, key: &str, code: Code) -> CertificateError {
-    let error = check(certificate, key, NOW_S).map(|_| "taken").unwrap_err();
+    let error = check(certificate, Some(key), NOW_S).map(|_| "taken").unwrap_err();
     assert_eq!(error.code(), code, "{error}");
     let problem = error.problem();
     assert_eq!(problem.code(), code);
@@ -118,7 +118,7 @@ fn order_fault(certificate: &str, key: &str) -> OrderFault {
 
 #[track_caller]
 fn taken(certificate: &str, key: &str) -> Checked {
-    check(certificate, key, NOW_S).unwrap_or_else(|error| panic!("{error}"))
+    check(certificate, Some(key), NOW_S).unwrap_or_else(|error| panic!("{error}"))
 }
 
 // === What is taken ===
@@ -134,7 +134,10 @@ fn a_chain_with_its_key_is_taken_and_says_what_it_is() {
     assert_eq!(checked.key_type, KeyType::P256);
     assert_eq!((checked.not_before_s, checked.not_after_s), (NOW_S - DAY_S, NOW_S + 90 * DAY_S));
     assert_eq!((checked.issuer.as_str(), checked.signature_algorithm), ("middle", "ECDSAWithSHA256"));
-    assert!(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, checked.private_key_pkcs8.expose()).is_ok());
+    assert!(
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, checked.private_key_pkcs8.as_ref().unwrap().expose())
+            .is_ok()
+    );
     let spki = KeyPair::from_pem(&world.key).unwrap();
     let digest =
         aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &rcgen::PublicKeyData::subject_public_key_info(&spki));
@@ -158,17 +161,17 @@ fn a_chain_may_end_anywhere_after_the_leaf() {
 fn every_format_of_one_key_gives_the_same_stored_key() {
     let rsa = [fixture!("rsa2048.key"), fixture!("rsa2048-pkcs8.key")].map(|key| taken(fixture!("rsa2048.pem"), key));
     assert_eq!(rsa[0].private_key_pkcs8, rsa[1].private_key_pkcs8);
-    assert_eq!((rsa[0].key_type, rsa[0].signature_algorithm), (KeyType::Rsa { bits: 2048 }, "SHA256WithRSA"));
+    assert_eq!((rsa[0].key_type, rsa[0].signature_algorithm), (KeyType::Rsa(2048), "SHA256WithRSA"));
     // With OpenSSL's parameters before the key, without the public half, and with that as a compressed point.
     let sec1 = [fixture!("p256.key"), fixture!("p256-no-public.key"), fixture!("p256-compressed.key")]
         .map(|key| taken(fixture!("p256.pem"), key));
     assert!(fixture!("p256.key").contains("EC PARAMETERS"));
     assert!(sec1[1..].iter().all(|other| other.private_key_pkcs8 == sec1[0].private_key_pkcs8));
     assert_eq!(taken(fixture!("p384.pem"), fixture!("p384.key")).key_type, KeyType::P384);
-    assert_eq!(taken(fixture!("rsa4096.pem"), fixture!("rsa4096.key")).key_type, KeyType::Rsa { bits: 4096 });
+    assert_eq!(taken(fixture!("rsa4096.pem"), fixture!("rsa4096.key")).key_type, KeyType::Rsa(4096));
     let largest = taken(fixture!("rsa8192.pem"), fixture!("rsa8192.key"));
-    assert_eq!(largest.key_type, KeyType::Rsa { bits: 8192 });
-    assert!(largest.private_key_pkcs8.len() < crate::limits::PRIVATE_KEY_BYTES_MAX);
+    assert_eq!(largest.key_type, KeyType::Rsa(8192));
+    assert!(largest.private_key_pkcs8.unwrap().len() < crate::limits::PRIVATE_KEY_BYTES_MAX);
 }
 
 #[test]
@@ -486,7 +489,7 @@ fn a_damaged_key_is_refused_whichever_byte_is_damaged() {
             let base64 = Base64::encode_string(&broken);
             let text = format!("-----BEGIN {label}-----\n{base64}\n-----END {label}-----\n");
             // A few bytes say nothing about the key, such as tags that readers skip: then the key is the same.
-            if let Ok(checked) = check(certificate, &text, NOW_S) {
+            if let Ok(checked) = check(certificate, Some(&text), NOW_S) {
                 assert_eq!(checked.private_key_pkcs8, taken(certificate, key).private_key_pkcs8, "byte {at}");
             }
         }
@@ -543,7 +546,7 @@ fn no_message_repeats_a_private_key() {
         (world.key.as_str(), world.key.clone()),
         (fixture!("p256.pem"), world.key.clone()),
     ] {
-        let error = check(certificate, &key, NOW_S).map(|_| ()).unwrap_err();
+        let error = check(certificate, Some(&key), NOW_S).map(|_| ()).unwrap_err();
         let said = format!("{error} {error:?} {:?}", serde_json::to_string(&error.problem()));
         assert!(!said.contains(&secret[..16]), "{said}");
     }
@@ -554,7 +557,7 @@ fn no_message_repeats_a_private_key() {
 proptest! {
     #[test]
     fn no_text_panics(certificate in "\\PC*", key in "\\PC*") {
-        let _ = check(&certificate, &key, NOW_S);
+        let _ = check(&certificate, Some(&key), NOW_S);
     }
 
     #[test]
@@ -562,8 +565,8 @@ proptest! {
         let labels = ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "CERTIFICATE"];
         let base64 = Base64::encode_string(&der);
         let block = |label: &str| format!("-----BEGIN {label}-----\n{base64}\n-----END {label}-----\n");
-        let _ = check(&block("CERTIFICATE"), fixture!("p256.key"), NOW_S);
-        prop_assert!(check(fixture!("p256.pem"), &block(labels[label]), NOW_S).is_err());
+        let _ = check(&block("CERTIFICATE"), Some(fixture!("p256.key")), NOW_S);
+        prop_assert!(check(fixture!("p256.pem"), Some(&block(labels[label])), NOW_S).is_err());
     }
 
     #[test]
@@ -573,7 +576,7 @@ proptest! {
         der[at] = to;
         let base64 = Base64::encode_string(&der);
         let block = format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n");
-        let _ = check(&block, fixture!("p384.key"), NOW_S);
-        prop_assert!(check(&block, fixture!("p256.key"), NOW_S).is_err());
+        let _ = check(&block, Some(fixture!("p384.key")), NOW_S);
+        prop_assert!(check(&block, Some(fixture!("p256.key")), NOW_S).is_err());
     }
 }
