@@ -1,6 +1,7 @@
 //! The authority: who owns a name, who may hold a key, and a record signed for each.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod certificate;
 pub mod directory;
 pub mod facade;
@@ -10,6 +11,8 @@ pub mod head;
 pub mod hostname;
 pub mod inventory;
 pub mod limits;
+pub mod memory;
+pub mod passphrase;
 pub mod preview;
 pub mod problem;
 pub mod publisher;
