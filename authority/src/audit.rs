@@ -18,12 +18,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use cinnabar_daemon::file::PRIVATE;
+use cinnabar_daemon::{Clock, ClusterId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-
-use cinnabar_daemon::file::PRIVATE;
-use cinnabar_daemon::{Clock, ClusterId};
 
 /// Most bytes of a line, its line end counted.
 pub const LINE_BYTES_MAX: usize = 16 * 1024;

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod certificate;
+pub mod custody;
 pub mod directory;
 pub mod facade;
 pub mod fields;
@@ -16,4 +17,5 @@ pub mod passphrase;
 pub mod preview;
 pub mod problem;
 pub mod publisher;
+pub mod random;
 pub mod timestamp;

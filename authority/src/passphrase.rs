@@ -9,12 +9,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
-use zeroize::Zeroizing;
-
 use cinnabar_abe::SecretBytes;
 use cinnabar_abe::limits::PASSPHRASE_BYTES_MAX;
 use cinnabar_abe::seal::check_passphrase;
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
 
 /// Highest descriptor that is taken: what a shell or a supervisor hands over is far below.
 pub const DESCRIPTOR_MAX: u32 = 1023;
