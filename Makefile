@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/var/tools/bin:$(PATH)
 CARGO ?= cargo
 # Seconds that `make fuzz` spends on each target, and which targets.
 SECS ?= 60
-TARGET ?= policy public_key system_secret_key attribute_key ciphertext wrapped_key \
+TARGET ?= policy public_key system_secret_key attribute_key ciphertext wrapped_key sealed_file \
     log_file log_entry frame snapshot_file resp config
 
 # Power cuts that `make powercut` makes; SEED repeats a run.

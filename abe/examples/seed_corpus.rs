@@ -33,7 +33,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         wrapped[0] = 1;
         save(folder, "wrapped_key", name, Some(wrapped))?;
     }
+    save(folder, "sealed_file", "both-kinds", Some(sealed_file()))?;
     Ok(())
+}
+
+/// A sound structure with a passphrase and an operator's key for recipients; nothing opens it.
+fn sealed_file() -> Vec<u8> {
+    let passphrase = [&[1][..], &(64_u32 * 1024).to_le_bytes(), &3_u32.to_le_bytes(), &[9; 104]].concat();
+    let operator = [&[2][..], &[9; 112]].concat();
+    let mut file = b"CINNASEL\x01\x07\0purpose\x04\0fuzz\x02".to_vec();
+    for stanza in [passphrase, operator] {
+        file.extend_from_slice(&u16::try_from(stanza.len()).expect("stanzas are short").to_le_bytes());
+        file.extend_from_slice(&stanza);
+    }
+    file.extend_from_slice(&[9; 24]);
+    file.extend_from_slice(&20_u32.to_le_bytes());
+    file.extend_from_slice(&[9; 20]);
+    file
 }
 
 fn entries(value: &Value) -> &[Value] {

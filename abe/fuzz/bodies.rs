@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use cinnabar_abe::envelope::{Context, Kind, PolicySecretKey, WrappedSecret};
 use cinnabar_abe::limits::Limits;
+use cinnabar_abe::seal::{OperatorSecretKey, SealedFile};
 use cinnabar_abe::{
     AttributeKey, Attributes, Ciphertext, PointChecks, Policy, PolicyId, PublicKey, SystemSecretKey, danger, setup,
 };
@@ -117,4 +118,14 @@ pub fn wrapped_key(data: &[u8]) {
         policy_key_version: NonZeroU32::MIN,
     };
     assert!(PolicySecretKey::generate(&mut Seeded(2)).unwrap(&context, &wrapped).is_err());
+}
+
+/// What decodes names its recipients within bounds and opens with no key that it was not sealed to. No passphrase is
+/// tried: each would take as long as the bytes ask for.
+pub fn sealed_file(data: &[u8]) {
+    let Ok(file) = SealedFile::from_bytes(data) else { return };
+    assert!((1..=16).contains(&file.recipients().len()));
+    assert!(file.recipients().all(|recipient| !recipient.to_string().is_empty()));
+    let key = OperatorSecretKey::generate(&mut Seeded(3));
+    assert!(file.open_with_key(file.purpose(), file.cluster(), &key).is_err());
 }

@@ -107,6 +107,19 @@ pub(crate) fn is_canonical_25519(bytes: &[u8; 32]) -> bool {
     bytes[31] <= 0x7f && !at_least_the_prime
 }
 
+/// Refuses what is no good X25519 public key: a second spelling, or a point with which every shared secret is zero.
+pub(crate) fn check_x25519_public(bytes: &[u8; X25519_BYTES], what: &'static str) -> Result<(), Error> {
+    let malformed = |problem| Error::Malformed { what, at: 0, problem };
+    if !is_canonical_25519(bytes) {
+        return Err(malformed("the number is not below 2^255 - 19"));
+    }
+    // Any private key finds out: it is a multiple of the cofactor.
+    if !StaticSecret::from([1; X25519_BYTES]).diffie_hellman(&X25519PublicKey::from(*bytes)).was_contributory() {
+        return Err(malformed("the point is of low order"));
+    }
+    Ok(())
+}
+
 /// Every part behind its length in 32 bits, little-endian.
 pub(crate) fn length_prefixed(parts: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -131,14 +144,7 @@ impl PolicyPublicKey {
     /// [`Error::Malformed`] for a number that is not below 2^255 - 19 and for points of low order, with which every
     /// shared secret would be zero.
     pub fn from_bytes(bytes: [u8; X25519_BYTES]) -> Result<Self, Error> {
-        let malformed = |problem| Error::Malformed { what: "policy public key", at: 0, problem };
-        if !is_canonical_25519(&bytes) {
-            return Err(malformed("the number is not below 2^255 - 19"));
-        }
-        // Any private key finds out: it is a multiple of the cofactor.
-        if !StaticSecret::from([1; X25519_BYTES]).diffie_hellman(&X25519PublicKey::from(bytes)).was_contributory() {
-            return Err(malformed("the point is of low order"));
-        }
+        check_x25519_public(&bytes, "policy public key")?;
         Ok(Self(bytes))
     }
 

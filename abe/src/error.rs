@@ -47,6 +47,30 @@ pub enum Error {
         /// The bound in bytes.
         max: usize,
     },
+    /// A value is shorter than is safe.
+    #[error("{what} is {actual} bytes long, the least is {min}")]
+    TooShort {
+        /// What is too short.
+        what: &'static str,
+        /// Its length in bytes.
+        actual: usize,
+        /// The bound in bytes.
+        min: usize,
+    },
+    /// What a caller asked to seal, or how, is refused. Nothing was sealed.
+    #[error("cannot seal, {what}: {problem}")]
+    Sealing {
+        /// Which of the caller's values.
+        what: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The memory that a passphrase's parameters ask for is not there. The passphrase was not tried.
+    #[error("no {kib} KiB of memory for the passphrase")]
+    NoMemory {
+        /// What was asked for, in KiB.
+        kib: u32,
+    },
     /// A record's signature does not verify: another key, another domain, or changed bytes.
     #[error("the signature does not verify")]
     BadSignature,

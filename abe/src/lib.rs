@@ -13,6 +13,7 @@ mod error;
 mod hash;
 pub mod limits;
 mod policy;
+pub mod seal;
 mod secret;
 pub mod signature;
 mod tkn20;

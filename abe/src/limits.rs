@@ -33,6 +33,28 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// Most bytes of a record that [`crate::signature`] signs or verifies.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
 
+/// Most bytes of a secret that [`crate::seal`] seals.
+pub const SEALED_SECRET_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of a sealed file's purpose.
+pub const SEALED_PURPOSE_BYTES_MAX: usize = 64;
+/// Most recipients of a sealed file.
+pub const SEALED_RECIPIENTS_MAX: usize = 16;
+/// Fewest bytes of a passphrase.
+pub const PASSPHRASE_BYTES_MIN: usize = 12;
+/// Most bytes of a passphrase.
+pub const PASSPHRASE_BYTES_MAX: usize = 1024;
+/// Least memory of Argon2id, in KiB: what RFC 9106 section 4 asks of machines with little memory.
+pub const ARGON2_MEMORY_KIB_MIN: u32 = 64 * 1024;
+/// Most memory of Argon2id, in KiB: a file of somebody else's making must not take the machine's.
+pub const ARGON2_MEMORY_KIB_MAX: u32 = 1024 * 1024;
+/// Fewest passes of Argon2id.
+pub const ARGON2_PASSES_MIN: u32 = 3;
+/// Most passes of Argon2id.
+pub const ARGON2_PASSES_MAX: u32 = 16;
+/// Most of memory in KiB times passes over all recipients of one file: seconds, not hours, until a wrong passphrase is
+/// refused.
+pub const ARGON2_WORK_MAX: u64 = 16 * 1024 * 1024;
+
 /// How often a draw from the random number generator may be refused before it is called broken. A scalar is refused
 /// once in eleven draws, so an honest generator gets here with probability 2^-436.
 pub const DRAW_ATTEMPTS_MAX: usize = 128;
@@ -72,6 +94,10 @@ impl Limits {
 }
 
 const _: () = assert!(POLICY_WIRES_MAX <= FORMAT_WIRES_MAX);
+// One recipient may be as dear as it can be, and a full file holds nothing but passphrases at the least cost.
+const _: () = assert!(ARGON2_MEMORY_KIB_MAX as u64 * ARGON2_PASSES_MAX as u64 <= ARGON2_WORK_MAX);
+const _: () =
+    assert!(SEALED_RECIPIENTS_MAX as u64 * ARGON2_MEMORY_KIB_MIN as u64 * ARGON2_PASSES_MIN as u64 <= ARGON2_WORK_MAX);
 const _: () = assert!(CIPHERTEXT_BYTES_MAX <= FORMAT_CIPHERTEXT_BYTES_MAX);
 // A policy inside the default bounds always fits behind its 16-bit length: the text bounds labels and values together.
 const _: () = assert!(POLICY_TEXT_BYTES_MAX + POLICY_WIRES_MAX * 50 <= FIELD_BYTES_MAX);

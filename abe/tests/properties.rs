@@ -274,13 +274,14 @@ fn policy_errors_show_the_place_and_the_fix() {
 #[test]
 fn every_regression_input_holds() {
     type Body = fn(&[u8]);
-    let bodies: [(&str, Body); 6] = [
+    let bodies: [(&str, Body); 7] = [
         ("policy", bodies::policy),
         ("public_key", bodies::public_key),
         ("system_secret_key", bodies::system_secret_key),
         ("attribute_key", bodies::attribute_key),
         ("ciphertext", bodies::ciphertext),
         ("wrapped_key", bodies::wrapped_key),
+        ("sealed_file", bodies::sealed_file),
     ];
     for (target, body) in bodies {
         let folder = format!("{}/fuzz/regressions/{target}", env!("CARGO_MANIFEST_DIR"));

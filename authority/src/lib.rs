@@ -1,7 +1,9 @@
 //! The authority: who owns a name, who may hold a key, and a record signed for each.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod certificate;
+pub mod custody;
 pub mod directory;
 pub mod facade;
 pub mod fields;
@@ -10,7 +12,10 @@ pub mod head;
 pub mod hostname;
 pub mod inventory;
 pub mod limits;
+pub mod memory;
+pub mod passphrase;
 pub mod preview;
 pub mod problem;
 pub mod publisher;
+pub mod random;
 pub mod timestamp;

@@ -54,6 +54,12 @@ pub enum PkiError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A text is not the certificate of an authority that [`CertificateAuthority::create`] made with that key.
+    #[error("certificate of an authority: {0}")]
+    CertificatePem(&'static str),
+    /// A text is not the private key of an authority.
+    #[error("private key of an authority: {0}")]
+    KeyPem(&'static str),
     /// This authority does not vouch for that cluster.
     #[error("this authority is of cluster `{authority}`, it issues nothing for {identity}")]
     ForeignCluster {
@@ -186,13 +192,23 @@ impl CertificateAuthority {
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, PkiError> {
         let certificate_pem = read_text(certificate)?;
         let key_pem = Zeroizing::new(read_text(key)?);
-        let bad = |path: &Path, problem| PkiError::Authority { path: path.to_owned(), problem };
-        let pair = KeyPair::from_pem_and_sign_algo(&key_pem, &PKCS_ECDSA_P256_SHA256)
-            .map_err(|_| bad(key, "not a PEM private key for ECDSA P-256"))?;
-        let (cluster, not_after_s) =
-            read_authority(&certificate_pem, &pair).map_err(|problem| bad(certificate, problem))?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, pair)?;
-        Ok(Self { cluster, not_after_s, certificate_pem, issuer })
+        Self::from_pem(&certificate_pem, &key_pem).map_err(|error| match error {
+            PkiError::CertificatePem(problem) => PkiError::Authority { path: certificate.to_owned(), problem },
+            PkiError::KeyPem(problem) => PkiError::Authority { path: key.to_owned(), problem },
+            other => other,
+        })
+    }
+
+    /// Takes an authority from the texts of its two PEM files.
+    ///
+    /// # Errors
+    /// [`PkiError::CertificatePem`] and [`PkiError::KeyPem`] when they are not one of ours.
+    pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, PkiError> {
+        let pair = KeyPair::from_pem_and_sign_algo(key_pem, &PKCS_ECDSA_P256_SHA256)
+            .map_err(|_| PkiError::KeyPem("not a PEM private key for ECDSA P-256"))?;
+        let (cluster, not_after_s) = read_authority(certificate_pem, &pair).map_err(PkiError::CertificatePem)?;
+        let issuer = Issuer::from_ca_cert_pem(certificate_pem, pair)?;
+        Ok(Self { cluster, not_after_s, certificate_pem: certificate_pem.to_owned(), issuer })
     }
 
     /// The cluster it vouches for.
@@ -207,12 +223,18 @@ impl CertificateAuthority {
         &self.certificate_pem
     }
 
+    /// Its private key, PKCS #8 PEM: for whoever keeps it otherwise than in a file of its own.
+    #[must_use]
+    pub fn key_pem(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.issuer.key().serialize_pem())
+    }
+
     /// Writes both files, the key with mode 0600, and syncs them. Without `force`, neither may exist yet.
     ///
     /// # Errors
     /// [`PkiError::File`].
     pub fn write(&self, certificate: &Path, key: &Path, force: bool) -> Result<(), PkiError> {
-        let key_pem = Zeroizing::new(self.issuer.key().serialize_pem());
+        let key_pem = self.key_pem();
         write_pair((certificate, &self.certificate_pem), (key, &key_pem), force)
     }
 
