@@ -19,10 +19,10 @@ mod pem;
 #[cfg(test)]
 mod tests;
 
+use crate::directory::sha256;
 use cinnabar_abe::SecretBytes;
 use cinnabar_authority_api::Hostname;
 use cinnabar_authority_api::records::KeyType;
-use x509_parser::certificate::X509Certificate;
 
 pub use self::error::{CertificateError, Field, OrderFault};
 
@@ -67,7 +67,7 @@ pub fn check(certificate: &str, private_key: Option<&str>, now_s: u64) -> Result
     Ok(Checked {
         hostnames,
         key_type,
-        spki_sha256: spki_sha256(leaf),
+        spki_sha256: sha256(leaf.public_key().raw),
         not_before_s,
         not_after_s,
         issuer: chain::issuer(leaf),
@@ -77,7 +77,24 @@ pub fn check(certificate: &str, private_key: Option<&str>, now_s: u64) -> Result
     })
 }
 
-fn spki_sha256(leaf: &X509Certificate<'_>) -> [u8; 32] {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf.public_key().raw);
-    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+/// What is shown of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// As in [`Checked`].
+    pub issuer: String,
+    /// As in [`Checked`].
+    pub signature_algorithm: &'static str,
+    /// As in [`Checked`].
+    pub not_before_s: u64,
+    /// As in [`Checked`].
+    pub not_after_s: u64,
+}
+
+/// Describes a leaf that was checked when it was stored.
+///
+/// # Errors
+/// [`CertificateError`] when the bytes are no certificate.
+pub fn describe(leaf: &[u8]) -> Result<Described, CertificateError> {
+    let blocks = [leaf.to_vec()];
+    chain::describe(&chain::parse(&blocks)?[0])
 }

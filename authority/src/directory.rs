@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use cinnabar_abe::{Attributes, PolicyId};
+use cinnabar_authority_api::limits::CERT_ID_BYTES;
 use cinnabar_authority_api::records::{
     Cert, Head, KeyType, Machine, MachineState, Mode, PolicyRecord, PolicyRef, Revoked, Sni, State, System, Token, Zone,
 };
@@ -40,6 +41,8 @@ pub struct CertInfo {
     pub spki_sha256: [u8; 32],
     /// The policy key that its private key is wrapped to.
     pub policy: PolicyRef,
+    /// SHA-256 of the leaf.
+    pub leaf_sha256: [u8; 32],
     /// When it was first uploaded, in milliseconds since 1970.
     pub created_ms: u64,
 }
@@ -170,8 +173,10 @@ impl Directory {
     }
 
     fn put_cert(&mut self, cert: Cert) {
+        let leaf_sha256 = sha256(&cert.chain[0]);
         let Cert { zone, id, hostnames, key_type, spki_sha256, policy, created_ms, .. } = cert;
-        self.certs.insert((zone, id), CertInfo { hostnames, key_type, spki_sha256, policy, created_ms });
+        let info = CertInfo { hostnames, key_type, spki_sha256, policy, leaf_sha256, created_ms };
+        self.certs.insert((zone, id), info);
     }
 
     fn put_machine(&mut self, machine: Machine) {
@@ -297,7 +302,13 @@ impl Directory {
 
     /// The certificates of a zone.
     pub fn certs_of<'a>(&'a self, zone: &'a ZoneId) -> impl Iterator<Item = (&'a CertId, &'a CertInfo)> {
-        self.certs.iter().filter(move |((owner, _), _)| owner == zone).map(|((_, id), info)| (id, info))
+        let first = (zone.clone(), lowest_cert_id());
+        self.certs.range(first..).take_while(move |((owner, _), _)| owner == zone).map(|((_, id), info)| (id, info))
+    }
+
+    /// The other secrets of a zone.
+    pub fn secrets_of<'a>(&'a self, zone: &'a ZoneId) -> impl Iterator<Item = (&'a SecretName, &'a PolicyRef)> {
+        self.secrets.iter().filter(move |((owner, _), _)| owner == zone).map(|((_, name), policy)| (name, policy))
     }
 
     /// All other secrets.
@@ -344,16 +355,6 @@ impl Directory {
     pub fn head(&self) -> Option<&Head> {
         self.head.as_ref()
     }
-
-    /// Does every machine that takes work hold a label in the active generation? True when there is none.
-    pub fn holds_everywhere(&self, label: &str) -> bool {
-        let Some(active) = self.active_system().map(|system| system.generation) else { return true };
-        // Equal sets are shared: a few hundred answers stand for all machines.
-        let mut answers: HashMap<*const Attributes, bool> = HashMap::new();
-        self.live().filter_map(|(_, machine)| machine.attributes(active)).all(|attributes| {
-            *answers.entry(Arc::as_ptr(attributes)).or_insert_with(|| attributes.labels().any(|held| held == label))
-        })
-    }
 }
 
 impl MachineInfo {
@@ -361,4 +362,14 @@ impl MachineInfo {
     pub fn attributes(&self, generation: Generation) -> Option<&Arc<Attributes>> {
         self.issued.iter().find(|(held, _)| *held == generation).map(|(_, attributes)| attributes)
     }
+}
+
+fn lowest_cert_id() -> CertId {
+    "0".repeat(CERT_ID_BYTES).parse().expect("zeros are hexadecimal digits")
+}
+
+/// SHA-256 of public bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }

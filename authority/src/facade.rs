@@ -440,6 +440,8 @@ pub fn number(code: Code) -> u32 {
         Code::UnknownValue => 80_032,
         Code::NoDataCentre => 80_033,
         Code::FewHolders => 80_034,
+        Code::ReservedLabel => 80_035,
+        Code::NotIssuedYet => 80_036,
         Code::ZoneOverlap => 80_040,
         Code::DomainMalformed => 80_041,
         Code::Unavailable => 80_090,

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use cinnabar_abe::{PolicyError, PolicyErrorKind, Span};
+use cinnabar_abe::Span;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
@@ -96,6 +96,8 @@ codes! {
     PolicySyntax "policy-syntax" 422 "The policy cannot be read",
     UnknownLabel "unknown-label" 422 "The policy names a label that no machine has",
     UnknownValue "unknown-value" 422 "The policy names a value that its label cannot have",
+    ReservedLabel "reserved-label" 422 "The policy names a label that is not for policies",
+    NotIssuedYet "not-issued-yet" 422 "Not every machine holds what the policy names yet",
     NoDataCentre "no-data-centre" 422 "No data centre satisfies this policy",
     FewHolders "few-holders" 422 "Fewer data centres than advised would hold this key",
     // Zones.
@@ -114,7 +116,8 @@ pub struct Problem(Box<Parts>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Parts {
     code: Code,
-    syntax: Option<PolicyErrorKind>,
+    /// The policy error's own code.
+    spoken: Option<&'static str>,
     detail: String,
     pointer: Option<Cow<'static, str>>,
     span: Option<Span>,
@@ -127,16 +130,14 @@ impl Problem {
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Self(Box::new(Parts { code, syntax: None, detail, pointer: None, span: None, hint: None, request_id: None }))
+        Self(Box::new(Parts { code, spoken: None, detail, pointer: None, span: None, hint: None, request_id: None }))
     }
 
-    /// A policy that cannot be read: `pointer` names the field with its text. The error's own code is passed on, with the
-    /// type `policy-syntax`.
+    /// Passes a policy error's own code on; the type stays.
     #[must_use]
-    pub fn policy(error: &PolicyError, pointer: impl Into<Cow<'static, str>>) -> Self {
-        let mut problem = Self::new(Code::PolicySyntax, error.message()).at(pointer).span(error.span());
-        problem.0.syntax = Some(error.kind());
-        problem.hint(error.hint().to_owned())
+    pub fn spoken_as(mut self, code: &'static str) -> Self {
+        self.0.spoken = Some(code);
+        self
     }
 
     /// Names the field: a JSON pointer (RFC 6901) into the body.
@@ -176,7 +177,7 @@ impl Problem {
     /// The code that the answer carries: the policy error's own one where there is one.
     #[must_use]
     pub fn code_str(&self) -> &'static str {
-        self.0.syntax.map_or(self.0.code.as_str(), PolicyErrorKind::code)
+        self.0.spoken.unwrap_or(self.0.code.as_str())
     }
 
     /// The status of the answer.
@@ -258,7 +259,7 @@ pub fn pointer(field: &str) -> String {
 mod tests {
     use std::collections::HashSet;
 
-    use cinnabar_abe::Policy;
+    use cinnabar_authority_api::compile::{Vocabulary, compile};
     use serde_json::json;
 
     use super::*;
@@ -286,8 +287,11 @@ mod tests {
 
     #[test]
     fn a_policy_error_keeps_its_own_code_and_place() {
-        let error = Policy::parse("(region: EU) (not country: FR)").unwrap_err();
-        let problem = serde_json::to_value(Problem::policy(&error, "/policy")).unwrap();
+        let text = "(region: EU) (not country: FR)";
+        let schema = cinnabar_authority_api::Schema::default();
+        let words = Vocabulary { schema: &schema, data_centers: &Default::default(), held: &|_| true };
+        let error = compile(text, &"acme".parse().unwrap(), &words).unwrap_err();
+        let problem = serde_json::to_value(Problem::of_policy(&error, "/policy")).unwrap();
         assert_eq!(problem["type"], "/errors/policy-syntax");
         assert_eq!(problem["code"], "left-over");
         assert_eq!(problem["pointer"], "/policy");

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cinnabar_abe::signature::RecordSigningKey;
-use cinnabar_authority_api::RecordKey;
 use cinnabar_authority_api::records::{Content, SignError, Signer};
+use cinnabar_authority_api::{Checked, RecordKey};
 use cinnabar_daemon::Env;
 use cinnabar_daemon::id::ClusterId;
 use cinnabar_kv_api::{Client, ClientError, Condition, Key, Op, WriteOutcome};
@@ -113,6 +113,21 @@ impl Publisher {
     /// The directory that it keeps.
     pub fn directory(&self) -> &Arc<RwLock<Directory>> {
         &self.directory
+    }
+
+    /// Reads a record from the store; none when it is not there or was ended.
+    ///
+    /// # Errors
+    /// [`PublishError::Store`]; [`PublishError::Rejected`] for a record that does not verify.
+    pub async fn read<T: Content>(&self, key: &RecordKey) -> Result<Option<Checked<Option<T>>>, PublishError> {
+        let bytes = key.to_bytes();
+        let found = self.client.get(Client::get_request(bytes.clone())).await?;
+        if !found.found {
+            return Ok(None);
+        }
+        let verifier = self.directory.read().verifier().clone();
+        let read = verifier.read::<T>(&bytes, &found.value);
+        read.map(Some).map_err(|source| PublishError::Rejected(Rejected { key: key.to_string(), source }))
     }
 
     /// Plans a change over the directory and writes it as one log entry; gives what the plan gave, and the index (0 when

@@ -159,12 +159,21 @@ fn first_inside(der: &[u8]) -> Option<&[u8]> {
 
 // === What the leaf says ===
 
+/// A certificate's first and last second.
+fn seconds(certificate: &X509Certificate<'_>) -> [u64; 2] {
+    let validity = certificate.validity();
+    [validity.not_before, validity.not_after].map(|time| u64::try_from(time.timestamp()).unwrap_or(0))
+}
+
+/// What is shown of a leaf that was checked once.
+pub(super) fn describe(leaf: &X509Certificate<'_>) -> Result<super::Described, CertificateError> {
+    let [not_before_s, not_after_s] = seconds(leaf);
+    let signature_algorithm = signature_algorithm(leaf, 1)?;
+    Ok(super::Described { issuer: issuer(leaf), signature_algorithm, not_before_s, not_after_s })
+}
+
 /// Checks that every certificate is valid now; gives the leaf's first and last second.
 pub(super) fn check_validity(chain: &[X509Certificate<'_>], now_s: u64) -> Result<(u64, u64), CertificateError> {
-    let seconds = |certificate: &X509Certificate<'_>| {
-        let validity = certificate.validity();
-        [validity.not_before, validity.not_after].map(|time| u64::try_from(time.timestamp()).unwrap_or(0))
-    };
     for (n, certificate) in chain.iter().enumerate() {
         let (block, [not_before_s, not_after_s]) = (n + 1, seconds(certificate));
         if not_after_s < now_s {

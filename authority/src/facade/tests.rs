@@ -175,8 +175,8 @@ fn an_error_carries_number_code_field_and_hint() {
         "result": null,
     });
     assert_eq!(serde_json::to_value(Envelope::refused(&problem)).unwrap(), expected);
-    let syntax = cinnabar_abe::Policy::parse("(region: EU) (not country: FR)").unwrap_err();
-    let refused = Envelope::refused(&Problem::policy(&syntax, "/policy"));
+    let syntax = Problem::new(Code::PolicySyntax, "This part would be ignored.").spoken_as("left-over");
+    let refused = Envelope::refused(&syntax);
     assert_eq!(refused.errors[0].code, 80_030);
     assert!(refused.errors[0].message.starts_with("[left-over] "), "{:?}", refused.errors);
 }
