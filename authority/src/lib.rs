@@ -1,8 +1,11 @@
 //! The authority: who owns a name, who may hold a key, and a record signed for each.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod audit;
 pub mod certificate;
+pub mod config;
+pub mod control;
 pub mod custody;
 pub mod directory;
 pub mod facade;
