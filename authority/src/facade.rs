@@ -432,6 +432,7 @@ pub fn number(code: Code) -> u32 {
         Code::MethodNotAllowed => 80_011,
         Code::Conflict => 80_012,
         Code::RateLimited => 80_013,
+        Code::RequestTimeout => 80_014,
         Code::TooManyHostnames => 80_020,
         Code::HostnameMalformed => 80_021,
         Code::KeyRequired => 80_022,
@@ -444,6 +445,7 @@ pub fn number(code: Code) -> u32 {
         Code::NotIssuedYet => 80_036,
         Code::ZoneOverlap => 80_040,
         Code::DomainMalformed => 80_041,
+        Code::ZoneInUse => 80_042,
         Code::Unavailable => 80_090,
         Code::Internal => 80_091,
     }

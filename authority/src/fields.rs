@@ -98,6 +98,16 @@ impl Fields {
         texts.ok_or_else(|| self.wrong(name, "a list of texts"))
     }
 
+    /// Takes a whole number within bounds.
+    ///
+    /// # Errors
+    /// `invalid-field` if it is something else.
+    pub fn number(&mut self, name: &str, least: u64, most: u64) -> Result<Option<u64>, Problem> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let number = value.as_u64().filter(|number| (least..=most).contains(number));
+        number.map(Some).ok_or_else(|| self.wrong(name, &format!("a whole number from {least} to {most}")))
+    }
+
     /// Takes an object.
     ///
     /// # Errors
@@ -236,6 +246,16 @@ mod tests {
         assert_eq!(body.secret("k").unwrap().unwrap().expose(), "secret");
         assert!(body.ignore("n") && !body.ignore("absent"));
         body.finish().unwrap();
+    }
+
+    #[test]
+    fn a_number_is_whole_and_within_its_bounds() {
+        let mut body = fields(r#"{"a":3,"b":11,"c":-1,"d":1.5,"e":"3"}"#);
+        assert_eq!(body.number("a", 1, 10).unwrap(), Some(3));
+        assert_eq!(body.number("z", 1, 10).unwrap(), None);
+        for name in ["b", "c", "d", "e"] {
+            assert_eq!(code(body.number(name, 1, 10)), (Code::InvalidField, Some(format!("/{name}"))));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The authority: who owns a name, who may hold a key, and a record signed for each.
 #![forbid(unsafe_code)]
 
+pub mod acts;
 pub mod app;
 pub mod audit;
 pub mod certificate;
@@ -22,5 +23,8 @@ pub mod preview;
 pub mod problem;
 pub mod publisher;
 pub mod random;
+pub mod server;
 pub mod timestamp;
 pub mod uploads;
+pub mod zone_tokens;
+pub mod zones;

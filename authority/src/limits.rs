@@ -52,6 +52,57 @@ const _: () = assert!(CHAIN_BYTES_MAX / 3 * 4 < PEM_BYTES_MAX);
 pub const JSON_FIELDS_MAX: usize = 32;
 /// Most characters of a word of the request that an error repeats.
 pub const ECHO_CHARS_MAX: usize = 80;
+/// Most bytes of a request's body: a chain and a key as PEM, their line ends escaped, and what goes with them.
+pub const BODY_BYTES_MAX: usize = 256 * 1024;
+/// Bodies that are read or worked on at once; with [`BODY_BYTES_MAX`] it bounds their memory to 64 MiB.
+pub const BODIES_MAX: usize = 256;
+/// Longest that a body may take to arrive, in seconds.
+pub const BODY_TIMEOUT_S: u64 = 30;
+/// Most bytes of a request's path and query.
+pub const TARGET_BYTES_MAX: usize = 1024;
+/// Pages read from the store at once for one list.
+pub const LIST_READS_MAX: usize = 8;
+/// Policy checks a minute for one zone.
+pub const CHECKS_PER_MINUTE: u32 = 600;
+/// Failed authentications a minute from one source, a /64 of IPv6.
+pub const FAILURES_PER_MINUTE: u32 = 30;
+/// Sources whose failures are counted apart; all others share one count.
+pub const SOURCES_MAX: usize = 65_536;
+
+const _: () = assert!(BODY_BYTES_MAX >= 2 * PEM_BYTES_MAX + PEM_BYTES_MAX / 16 + 16 * 1024);
+
+// === Zones ===
+
+/// Fewest data centres that should hold a key, where a zone does not say.
+pub const DATA_CENTERS_MIN_DEFAULT: u16 = 3;
+/// Certificates and secrets of a zone, where the operator does not say; and the most it may say.
+pub const ZONE_KEYS_DEFAULT: u32 = 1_000;
+/// See there.
+pub const ZONE_KEYS_MAX: u32 = 100_000;
+/// Changes a minute, where the operator does not say; and the most it may say.
+pub const ZONE_CHANGES_DEFAULT: u32 = 120;
+/// See there.
+pub const ZONE_CHANGES_MAX: u32 = 100_000;
+/// Most tokens of a zone; removing it ends them all in one change.
+pub const ZONE_TOKENS_MAX: usize = 64;
+/// Longest life of a token that ends, in seconds: ten years.
+pub const TOKEN_LIFE_S_MAX: u64 = 10 * 366 * 24 * 3600;
+
+// === Connections ===
+
+/// Customers' connections that may be open at once, handshakes included.
+pub const CUSTOMER_CONNECTIONS_MAX: usize = 1024;
+/// Requests of one connection at once.
+pub const STREAMS_MAX: u32 = 32;
+/// Most bytes of a request's headers.
+pub const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Longest that a request's headers may take, in seconds; also how long a connection may be idle between two (HTTP/1.1).
+pub const HEADER_TIMEOUT_S: u64 = 10;
+/// Longest life of a customer's connection, in seconds; then it is asked to end, which idle ones do at once.
+pub const CONNECTION_LIFE_S_MAX: u64 = 300;
+/// Longest that a connection which was asked to end may go on, in seconds.
+pub const CONNECTION_END_S_MAX: u64 = 15;
+
 /// Certificates on one page of a list, when the request does not say.
 pub const PAGE_LEN_DEFAULT: u32 = 20;
 /// Most certificates on one page of a list.

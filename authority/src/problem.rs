@@ -62,6 +62,7 @@ codes! {
     InvalidField "invalid-field" 400 "A field or parameter has a value it cannot have",
     ExclusiveFields "exclusive-fields" 400 "Fields that exclude each other were sent together",
     RequestTooLarge "request-too-large" 413 "The request or a field of it is too large",
+    RequestTimeout "request-timeout" 408 "The body did not arrive in time",
     UnsupportedMediaType "unsupported-media-type" 415 "The body is not marked as JSON",
     Unauthenticated "unauthenticated" 401 "The request carries no valid credentials",
     Forbidden "forbidden" 403 "The credentials do not allow this",
@@ -103,6 +104,7 @@ codes! {
     // Zones.
     ZoneOverlap "zone-overlap" 409 "The domain overlaps with another zone's",
     DomainMalformed "domain-malformed" 422 "A zone cannot own this domain",
+    ZoneInUse "zone-in-use" 409 "Keys of the zone stand in the way",
     // Ours.
     Unavailable "unavailable" 503 "The authority cannot do this at the moment",
     Internal "internal" 500 "The authority failed",
