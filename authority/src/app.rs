@@ -29,7 +29,7 @@ use crate::policies::Policies;
 use crate::preview::RoundTrips;
 use crate::publisher::{Plan, PublishError, Publisher};
 use crate::uploads::Uploads;
-use crate::{head, memory};
+use crate::{head, memory, metrics};
 
 /// Exit code of a wrong configuration.
 pub const EXIT_CONFIG: u8 = 64;
@@ -136,12 +136,13 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
     let audit = Arc::new(audit);
     let records = custody.records(Opener::Passphrase(&passphrase)).map_err(failed)?;
     let prometheus = telemetry::install_metrics(&shutdown).map_err(failed)?;
+    metrics::describe();
     let health = Health::new(asked.clone());
     if let Some(address) = conf.admin_listen {
         let admin = Admin::bind(address, &*env.net).map_err(config)?;
         tokio::spawn(admin.serve(health::router(health.clone(), prometheus)));
     }
-    let control = Control::bind(&conf.data_dir, custody.clone(), audit.clone()).map_err(failed)?;
+    let control = Control::bind(&conf.data_dir, custody.clone(), audit.clone(), env.clone()).map_err(failed)?;
     shutdown.spawn(control.serve(shutdown.clone()));
     shutdown.spawn(tls.clone().watch(shutdown.clone()));
 
@@ -157,9 +158,14 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
         () = asked.wait() => return finish(shutdown).await,
     }
     let signed = head::run(app.publisher.clone(), progress, app.env.clone());
+    let looked = metrics::run(app.clone());
     let stop = shutdown.clone();
     shutdown.spawn(async move {
-        tokio::select! { () = signed => {}, () = stop.wait() => {} }
+        tokio::select! {
+            () = signed => {}
+            () = looked => {}
+            () = stop.wait() => {}
+        }
     });
     tracing::info!(version, cluster = %app.conf.cluster, "the authority serves");
     loop {

@@ -5,7 +5,7 @@
 //! Law: nothing stands here that the verifier did not take. Chains and ciphertexts stay in the store: only what decisions
 //! need is kept.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use cinnabar_abe::{Attributes, PolicyId};
@@ -18,6 +18,8 @@ use cinnabar_authority_api::{
     CertId, Checked, DataCenterId, Generation, Hostname, MachineId, PolicyKeyVersion, RecordError, RecordKey, Schema,
     SchemaVersion, SecretName, Verifier, ZoneId,
 };
+
+use crate::metrics;
 
 /// Where a record stands: its own version, and the log entry that wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -127,7 +129,11 @@ impl Directory {
     /// # Errors
     /// [`Rejected`]; nothing is changed then.
     pub fn take(&mut self, key: &[u8], record: &[u8], mod_index: u64, gapless: bool) -> Result<bool, Rejected> {
-        let rejected = |source| Rejected { key: String::from_utf8_lossy(key).into_owned(), source };
+        let rejected = |source: RecordError| {
+            let kind = RecordKey::parse(key).map_or("unknown", |key| key.kind().as_str());
+            metrics::rejected(kind, source.reason()).increment(1);
+            Rejected { key: String::from_utf8_lossy(key).into_owned(), source }
+        };
         let found = self.verifier.read_any(key, record).map_err(rejected)?;
         let known = self.standing(found.key());
         if found.version() <= known.version && mod_index <= known.mod_index {
@@ -319,6 +325,12 @@ impl Directory {
     /// Which certificates serve a name.
     pub fn sni(&self, hostname: &Hostname) -> Option<&Sni> {
         self.sni.get(hostname)
+    }
+
+    /// The policy keys that certificates and secrets are wrapped to.
+    pub fn used_policies(&self) -> HashSet<PolicyRef> {
+        let certs = self.certs.values().map(|info| info.policy);
+        certs.chain(self.secrets.values().copied()).collect()
     }
 
     /// All machines, revoked ones too.

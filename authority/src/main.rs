@@ -12,13 +12,14 @@ use cinnabar_abe::seal::{OperatorPublicKey, PassphraseCost, Recipient};
 use cinnabar_authority::app::{self, AUDIT_FILE, EXIT_CONFIG, ProcessError};
 use cinnabar_authority::audit::{self, AuditHead};
 use cinnabar_authority::config::AuthorityConfig;
-use cinnabar_authority::control::{self, Answer, Passphrase, Request};
+use cinnabar_authority::control::{self, Answer, Hidden, Request};
 use cinnabar_authority::custody::{CaSource, Custody, NewSystem, Opener, UNSEAL_USUAL};
+use cinnabar_authority::issue::{self, Wanted};
 use cinnabar_authority::memory;
 use cinnabar_authority::passphrase::Source;
 use cinnabar_authority_api::records::Mode;
 use cinnabar_daemon::config::{DurationMs, ENV_PREFIX, load};
-use cinnabar_daemon::pki::{CertificateAuthority, San, Validity};
+use cinnabar_daemon::pki::{CertificateAuthority, Validity};
 use cinnabar_daemon::{Allocator, ClusterId, Env, Identity, NodeName, Role, file};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
@@ -224,15 +225,13 @@ fn run(command: Command) -> Result<Value, ProcessError> {
         }
         Command::Issue { dir, role, name, dns, ip, days, out, force, passphrase } => {
             let _ = memory::protect();
-            let sans: Vec<San> = dns.into_iter().map(San::Dns).chain(ip.into_iter().map(San::Ip)).collect();
-            issue(&dir, role, name, &sans, days, &out, force, &passphrase)
+            issue(&dir, &Wanted { role, name, dns, ip, days }, &out, force, &passphrase)
         }
         Command::Serve { config, set, passphrase } => serve(&config, &set, &passphrase),
         Command::Unseal { dir, time, passphrase } => {
             let seconds = time.map_or(UNSEAL_USUAL, |time| time.as_duration()).as_secs();
             let secret = passphrase.source().read("the system secret keys").map_err(failed)?;
-            let text = String::from_utf8(secret.expose().to_vec()).map_err(|_| failed("the passphrase is not text"))?;
-            ask(&dir, &Request::Unseal { passphrase: Passphrase::new(text), seconds })
+            ask(&dir, &Request::Unseal { passphrase: Hidden::new(text_of(&secret)?), seconds })
         }
         Command::Reseal { dir } => ask(&dir, &Request::Reseal),
         Command::Status { dir } => ask(&dir, &Request::Status),
@@ -318,54 +317,55 @@ fn opened(dir: &Path, passphrase: &PassphraseArgs, env: &Env) -> Result<(Custody
     Ok((custody, secret))
 }
 
-#[allow(clippy::too_many_arguments, reason = "the options of one command")]
+/// Asks the authority that runs over the folder, or opens the sealed key itself when none does.
 fn issue(
     dir: &Path,
-    role: Role,
-    name: NodeName,
-    sans: &[San],
-    days: u32,
+    wanted: &Wanted,
     out: &Path,
     force: bool,
     passphrase: &PassphraseArgs,
 ) -> Result<Value, ProcessError> {
-    if role == Role::Edge {
-        let message = "edge machines enrol: `cinnabar machine token` makes what they need".to_owned();
-        return Err(ProcessError { message, code: 2 });
-    }
     let env = Env::system();
     let (custody, secret) = opened(dir, passphrase, &env)?;
-    let ca = custody.ca(Opener::Passphrase(&secret)).map_err(failed)?;
-    let identity = Identity { cluster: ca.cluster().clone(), role, name };
-    let validity = Validity::days(days, env.clock.unix_ms());
-    // Told before the certificate leaves; a running authority holds the log, and then does the telling itself.
-    let log = audit::Audit::open(&dir.join(AUDIT_FILE), custody.cluster(), env.clock.clone()).map_err(failed)?;
-    let entry = audit::Entry {
-        actor: "local user",
-        act: "issue certificate",
-        subject: &identity.to_string(),
-        details: &[("days", &days.to_string())],
+    let identity = Identity { cluster: custody.cluster().clone(), role: wanted.role, name: wanted.name.clone() };
+    let text = Hidden::new(text_of(&secret)?);
+    let (certificate, key, ca) = match control::ask(dir, &Request::Issue { passphrase: text, wanted: wanted.clone() }) {
+        Ok(Answer { issued: Some(issued), .. }) => (issued.certificate, issued.key, issued.ca),
+        Ok(answer) => return Err(failed(answer.error)),
+        Err(_) => {
+            let log =
+                audit::Audit::open(&dir.join(AUDIT_FILE), custody.cluster(), env.clock.clone()).map_err(failed)?;
+            let opener = Opener::Passphrase(&secret);
+            let (ca, mut issued) = issue::issue(&custody, &log, opener, "local user", wanted, &env).map_err(failed)?;
+            let key = Hidden::new(std::mem::take(&mut *issued.key_pem));
+            (issued.certificate_pem.clone(), key, ca.certificate_pem().to_owned())
+        }
     };
-    log.append(&entry).map_err(failed)?;
-    let issued = ca.issue(&identity, sans, validity, &*env.rng).map_err(failed)?;
     let with = |ending: &str| {
         let mut path = out.as_os_str().to_owned();
         path.push(ending);
         PathBuf::from(path)
     };
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(|error| failed(format!("{}: {error}", folder.display())))?;
-    issued.write(&with(".pem"), &with(".key"), force).map_err(failed)?;
-    let beside = folder.join("ca.pem");
-    if !beside.exists() {
-        file::write_synced(&beside, ca.certificate_pem().as_bytes(), file::PUBLIC, false)
-            .map_err(|error| failed(format!("{}: {error}", beside.display())))?;
+    let wrong = |path: &Path, error: std::io::Error| failed(format!("{}: {error}", path.display()));
+    std::fs::create_dir_all(folder).map_err(|error| wrong(folder, error))?;
+    let write = |path: PathBuf, text: &str, mode, force| {
+        file::write_synced(&path, text.as_bytes(), mode, force).map_err(|error| wrong(&path, error))
+    };
+    write(with(".key"), key.expose(), file::PRIVATE, force)?;
+    write(with(".pem"), &certificate, file::PUBLIC, force)?;
+    if !folder.join("ca.pem").exists() {
+        write(folder.join("ca.pem"), &ca, file::PUBLIC, false)?;
     }
     Ok(json!({
         "identity": identity.to_string(),
         "certificate": with(".pem").display().to_string(),
         "key": with(".key").display().to_string(),
     }))
+}
+
+fn text_of(secret: &SecretBytes) -> Result<String, ProcessError> {
+    String::from_utf8(secret.expose().to_vec()).map_err(|_| failed("the passphrase is not text"))
 }
 
 fn serve(config: &Path, set: &[String], passphrase: &PassphraseArgs) -> Result<Value, ProcessError> {

@@ -277,11 +277,8 @@ impl Zones {
         if !directory.zones().contains_key(zone) {
             return Err(not_found("zone"));
         }
-        let view = |token: &Token| TokenView {
-            id: token.id.clone(),
-            name: token.name.clone(),
-            expires_ms: token.expires_ms,
-        };
+        let view =
+            |token: &Token| TokenView { id: token.id.clone(), name: token.name.clone(), expires_ms: token.expires_ms };
         let mut views: Vec<TokenView> = tokens_of(&directory, zone).map(view).collect();
         views.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(views)
