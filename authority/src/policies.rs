@@ -12,7 +12,7 @@ use cinnabar_abe::envelope::PolicySecretKey;
 use cinnabar_abe::{Attributes, PolicyId};
 use cinnabar_authority_api::compile::{Compiled, EVERYWHERE, PolicyProblem, Vocabulary, compile};
 use cinnabar_authority_api::records::{PolicyCiphertext, PolicyIdField, PolicyRecord, State};
-use cinnabar_authority_api::schema::Schema;
+use cinnabar_authority_api::schema::{DATA_CENTER, Schema};
 use cinnabar_authority_api::{DataCenterId, Generation, PolicyKeyVersion, SchemaVersion};
 use cinnabar_daemon::Rng;
 use cinnabar_daemon::id::ClusterId;
@@ -28,6 +28,9 @@ use crate::random::generator;
 
 /// Added wait above which a region is named in a warning, in ms.
 const SLOW_REGION_MS: f64 = 100.0;
+
+/// A value that no schema and no data centre has: words of both are in lower case or of two capitals.
+const OF_NO_POLICY: &str = "OF_NO_POLICY";
 
 /// What a customer should know about a policy that is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -118,6 +121,29 @@ impl Policies {
         }
         let preview = preview(&compiled.policy, &moment.sets, &self.inventory.load(), &self.measured.load());
         Ok(Decision { id: compiled.id(&self.cluster), compiled, schema: moment.schema.0, preview })
+    }
+
+    /// Would a data centre that joins, and is in all but its name like one that is there, hold what is under this policy?
+    ///
+    /// # Errors
+    /// `unavailable` without schema or generation; `internal`.
+    pub fn matches_new_data_centers(&self, decision: &Decision) -> Result<bool, Problem> {
+        let moment = self.moment()?;
+        let named = decision.compiled.policy.attribute_value_pairs();
+        for (set, _) in &moment.sets {
+            // Of other labels, only the values that the policy names make a difference.
+            let value = |label: &str| {
+                let values = named.get(label).filter(|_| label != DATA_CENTER);
+                values.and_then(|values| values.iter().find(|value| set.has(label, value))).copied()
+            };
+            let pairs = set.labels().map(|label| (value(&label).unwrap_or(OF_NO_POLICY), label));
+            let like = Attributes::new(pairs.map(|(value, label)| (label, value)))
+                .map_err(|error| crate::uploads::internal("attributes like a machine's", &error))?;
+            if decision.compiled.policy.is_satisfied_by(&like) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Compiles a text over machines that says who may ask for signatures.

@@ -1,0 +1,1 @@
+//! The interface against a store of its own: every cell of the table, refusals, bounds, and the roads that change something.
