@@ -1,6 +1,7 @@
 //! The authority: who owns a name, who may hold a key, and a record signed for each.
 #![forbid(unsafe_code)]
 
+pub mod act;
 pub mod audit;
 pub mod certificate;
 pub mod custody;
@@ -20,4 +21,5 @@ pub mod problem;
 pub mod publisher;
 pub mod random;
 pub mod timestamp;
+pub mod tokens;
 pub mod uploads;

@@ -18,7 +18,8 @@ use cinnabar_daemon::{Env, Rng};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-use crate::audit::{Audit, Entry};
+use crate::act::tell;
+use crate::audit::Audit;
 use crate::certificate::{self, Checked};
 use crate::directory::{CertInfo, Directory, sha256};
 use crate::fields::SecretText;
@@ -548,26 +549,8 @@ impl Uploads {
         key: &RecordKey,
         details: &[(&'static str, &str)],
     ) -> Result<(), Problem> {
-        let (audit, actor, subject) = (self.audit.clone(), actor.to_owned(), key.to_string());
-        let details: Vec<(&'static str, String)> = details.iter().map(|(name, text)| (*name, cut(text))).collect();
-        let told = tokio::task::spawn_blocking(move || {
-            let details: Vec<(&'static str, &str)> =
-                details.iter().map(|(name, text)| (*name, text.as_str())).collect();
-            audit.append(&Entry { actor: &actor, act, subject: &subject, details: &details })
-        });
-        let told = told.await.map_err(|error| internal("the audit log", &error))?;
-        told.map(drop).map_err(|error| {
-            tracing::error!(%error, "the audit log does not take a line: nothing is done");
-            Problem::new(Code::Unavailable, "The audit log cannot be written, so nothing is done.")
-        })
+        tell(&self.audit, actor, act, key, details).await
     }
-}
-
-/// Most bytes of one detail in the audit log.
-const DETAIL_BYTES_MAX: usize = 1024;
-
-fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(DETAIL_BYTES_MAX)].to_owned()
 }
 
 /// A certificate as the store has it.
