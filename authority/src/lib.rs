@@ -1,6 +1,7 @@
 //! The authority: who owns a name, who may hold a key, and a record signed for each.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod act;
 pub mod audit;
 pub mod certificate;
@@ -13,6 +14,8 @@ pub mod head;
 pub mod hostname;
 pub mod inventory;
 pub mod limits;
+pub mod machine_service;
+pub mod machines;
 pub mod memory;
 pub mod passphrase;
 pub mod policies;
@@ -20,6 +23,7 @@ pub mod preview;
 pub mod problem;
 pub mod publisher;
 pub mod random;
+pub mod reports;
 pub mod timestamp;
 pub mod tokens;
 pub mod uploads;
