@@ -1,6 +1,7 @@
 //! The authority: who owns a name, who may hold a key, and a record signed for each.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod acts;
 pub mod app;
 pub mod audit;
@@ -17,6 +18,8 @@ pub mod hostname;
 pub mod inventory;
 pub mod issue;
 pub mod limits;
+pub mod machine_service;
+pub mod machines;
 pub mod memory;
 pub mod metrics;
 pub mod passphrase;
@@ -25,8 +28,10 @@ pub mod preview;
 pub mod problem;
 pub mod publisher;
 pub mod random;
+pub mod reports;
 pub mod server;
 pub mod timestamp;
+pub mod tokens;
 pub mod uploads;
 pub mod zone_tokens;
 pub mod zones;
