@@ -12,12 +12,17 @@ use cinnabar_abe::SecretBytes;
 use cinnabar_authority_api::records::{Mode, SchemaRecord, State, System};
 use cinnabar_authority_api::{Generation, Schema, SchemaVersion, Verifier};
 use cinnabar_daemon::health::{self, Health};
+use cinnabar_daemon::pki::CertificateAuthority;
 use cinnabar_daemon::shutdown::Drained;
-use cinnabar_daemon::{Admin, Env, Hangup, Role, Shutdown, Tls, file, telemetry};
+use cinnabar_daemon::{Acceptor, AcceptorLimits, Admin, Env, Hangup, Role, Shutdown, Tls, file, telemetry};
 use cinnabar_kv_api::{Client, ClientConfig, Target};
 use parking_lot::RwLock;
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tower::ServiceBuilder;
+use tower::util::MapRequest;
 
+use crate::access::AccessLayer;
 use crate::audit::Audit;
 use crate::config::{AuthorityConfig, VOTERS_MAX};
 use crate::control::Control;
@@ -25,10 +30,16 @@ use crate::custody::{Custody, Opener, Status};
 use crate::directory::Directory;
 use crate::follow::{Follower, Progress};
 use crate::inventory::{INVENTORY_BYTES_MAX, Inventory};
+use crate::machine_service::MachineService;
+use crate::machines::{self, Machines};
 use crate::policies::Policies;
 use crate::preview::RoundTrips;
 use crate::publisher::{Plan, PublishError, Publisher};
+use crate::reports::Reports;
+use crate::server::https::{self, Https, HttpsFiles};
+use crate::server::{self, Api};
 use crate::uploads::Uploads;
+use crate::zones::Zones;
 use crate::{head, memory, metrics};
 
 /// Exit code of a wrong configuration.
@@ -146,6 +157,9 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
     shutdown.spawn(control.serve(shutdown.clone()));
     shutdown.spawn(tls.clone().watch(shutdown.clone()));
 
+    let ca = Arc::new(custody.ca(Opener::Passphrase(&passphrase)).map_err(failed)?);
+    drop(passphrase);
+    let ports = Ports::bind(&conf, &env)?;
     let app = assemble(conf, env, tls, custody, audit, inventory, records)?;
     let progress = follow(&app, &shutdown);
     check_health(&app, &health, progress.clone());
@@ -167,6 +181,7 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
             () = stop.wait() => {}
         }
     });
+    serve_callers(&app, ca, ports, &shutdown)?;
     tracing::info!(version, cluster = %app.conf.cluster, "the authority serves");
     loop {
         tokio::select! {
@@ -205,6 +220,57 @@ fn assemble(
         cores: Arc::new(Semaphore::new(cores)),
     });
     Ok(Arc::new(App { publisher, policies, uploads, custody, audit, inventory, measured, tls, env, conf }))
+}
+
+/// The ports, taken before anything else can fail.
+struct Ports {
+    operators: TcpListener,
+    customers: Option<(TcpListener, Arc<Https>)>,
+}
+
+impl Ports {
+    fn bind(conf: &AuthorityConfig, env: &Env) -> Result<Self, ProcessError> {
+        let bound =
+            |key: &str, address| env.net.listen(address).map_err(|error| config(format!("{key}: {address}: {error}")));
+        let customers = conf.customers.as_ref().map(|customers| {
+            let files = HttpsFiles { cert: customers.cert.clone(), key: customers.key.clone() };
+            let tls = Https::load(files, env.clock.clone()).map_err(config)?;
+            Ok::<_, ProcessError>((bound("customers.listen", customers.listen)?, tls))
+        });
+        Ok(Self { operators: bound("listen", conf.listen)?, customers: customers.transpose()? })
+    }
+}
+
+/// Serves machines and operators on one port, customers on the other.
+fn serve_callers(
+    app: &Arc<App>,
+    ca: Arc<CertificateAuthority>,
+    ports: Ports,
+    shutdown: &Shutdown,
+) -> Result<(), ProcessError> {
+    let machines = Machines::new(machines::Parts {
+        publisher: app.publisher.clone(),
+        inventory: app.inventory.clone(),
+        custody: app.custody.clone(),
+        ca,
+        audit: app.audit.clone(),
+        reports: Arc::new(Reports::new(app.env.clock.clone(), app.measured.clone())),
+        env: app.env.clone(),
+        cores: app.uploads.cores.clone(),
+    });
+    let machines = Arc::new(machines.map_err(|problem| failed(problem.detail()))?);
+    let zones = Zones { publisher: app.publisher.clone(), audit: app.audit.clone(), env: app.env.clone() };
+    let api = Api::new(app.uploads.clone(), Arc::new(zones), Some(machines.clone()));
+    let router = server::router(api);
+    if let Some((listener, tls)) = ports.customers {
+        shutdown.spawn(https::serve_customers(listener, tls, router.clone(), shutdown.clone()));
+    }
+    let calls = ServiceBuilder::new().layer(AccessLayer).service(MachineService::server(machines));
+    let calls = MapRequest::new(calls, |request: axum::extract::Request| request.map(tonic::body::Body::new));
+    let router = router.route_service("/cinnabar.authority.v1.Machine/{call}", calls);
+    let acceptor = Acceptor::new(ports.operators, app.tls.clone(), AcceptorLimits::default());
+    shutdown.spawn(https::serve_operators(acceptor, router, shutdown.clone()));
+    Ok(())
 }
 
 fn follow(app: &Arc<App>, shutdown: &Shutdown) -> watch::Receiver<Option<Progress>> {

@@ -64,10 +64,8 @@ pub enum DataCenter {
 /// `cinnabar schema ...`
 #[derive(Subcommand)]
 pub enum Schema {
-    /// Show the labels and what they may say.
+    /// Show the labels, what they may say, and which of them not every machine holds yet.
     Show,
-    /// Show which compiled labels not every machine holds yet.
-    Status,
     /// Check a schema file against the schema in use, without a change.
     Check {
         /// The file (TOML).
@@ -79,7 +77,7 @@ pub enum Schema {
 pub fn run_machine(command: Machine, at: &At, format: Format) -> Result<(), CliError> {
     match command {
         Machine::Token { id } => {
-            let call = Call::send(Method::POST, format!("/v1/machines/{id}/token"), json!({}));
+            let call = Call::send(Method::POST, "/v1/machine_tokens", json!({ "machine": id }));
             let Some(answer) = at.call(&call)? else { return Ok(()) };
             match (format, answer["token"].as_str()) {
                 (Format::Text, Some(token)) => print_text(&format!("{token}\n")),
@@ -87,7 +85,7 @@ pub fn run_machine(command: Machine, at: &At, format: Format) -> Result<(), CliE
             }
         }
         Machine::List => {
-            let columns: &[&str] = &["id", "data_center", "state", "generations", "address"];
+            let columns: &[&str] = &["id", "data_center", "state", "issued", "address"];
             let answer = at.call(&Call::get("/v1/machines"))?;
             answer.map_or(Ok(()), |answer| show(format, &answer, Some(("machines", columns))))
         }
@@ -127,14 +125,15 @@ fn blast_radius(answer: &Value) -> String {
 /// Runs `dc`.
 pub fn run_data_center(command: DataCenter, at: &At, format: Format) -> Result<(), CliError> {
     let columns: &[&str] = &["id", "country", "machines", "live"];
-    let path = |id: &str, what: &str| format!("/v1/data_centers/{id}/{what}");
     let (call, list) = match command {
         DataCenter::List => (Call::get("/v1/data_centers"), Some(("data_centers", columns))),
         DataCenter::Drain { id, force, dry_run } => {
-            let body = json!({ "force": force, "dry_run": dry_run });
-            (Call::send(Method::POST, path(&id, "drain"), body), None)
+            let body = json!({ "data_center": id, "force": force, "dry_run": dry_run });
+            (Call::send(Method::POST, "/v1/data_centers:drain", body), None)
         }
-        DataCenter::Undrain { id } => (Call::send(Method::POST, path(&id, "undrain"), json!({})), None),
+        DataCenter::Undrain { id } => {
+            (Call::send(Method::POST, "/v1/data_centers:undrain", json!({ "data_center": id })), None)
+        }
     };
     at.call(&call)?.map_or(Ok(()), |answer| show(format, &answer, list))
 }
@@ -143,7 +142,6 @@ pub fn run_data_center(command: DataCenter, at: &At, format: Format) -> Result<(
 pub fn run_schema(command: Schema, at: &At, format: Format) -> Result<(), CliError> {
     let call = match command {
         Schema::Show => Call::get("/v1/schema"),
-        Schema::Status => Call::get("/v1/schema/status"),
         Schema::Check { file } => {
             let text = std::fs::read_to_string(&file).map_err(|error| CliError::file(&file, error))?;
             Call::send(Method::POST, "/v1/schema:check", json!({ "schema": text }))
