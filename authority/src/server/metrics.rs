@@ -96,3 +96,28 @@ impl Drop for OpenConnection {
         gauge!(CONNECTIONS_OPEN).decrement(1.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn every_label_value_is_there_from_the_start_and_counts() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let page = ::metrics::with_local_recorder(&recorder, || {
+            describe();
+            count(Some(&ROUTES[0]), 304, Duration::ZERO);
+            count(None, 404, Duration::ZERO);
+            recorder.handle().render()
+        });
+        let rows = page.lines().filter(|line| line.starts_with(REQUESTS)).count();
+        assert_eq!(rows, (ROUTES.len() + 1) * STATUSES.len());
+        assert!(page.contains("{route=\"none\",method=\"other\",status=\"4xx\"} 1"), "{page}");
+        for (name, values) in [(LIMITED, LIMITS), (HANDSHAKES, RESULTS)] {
+            assert_eq!(page.lines().filter(|line| line.starts_with(&format!("{name}{{"))).count(), values.len());
+        }
+        assert!(page.contains(&format!("{FAILURES} 0")) && page.contains(&format!("{CONNECTIONS_OPEN} 0")));
+    }
+}

@@ -1,0 +1,114 @@
+//! Over real connections: what is spoken, what is cut, how it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cinnabar_daemon::Shutdown;
+use cinnabar_daemon::env::{Net, SystemClock, SystemNet};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::world::World;
+use crate::server::https::{Https, HttpsFiles, serve_customers};
+
+struct Served {
+    world: World,
+    address: String,
+    shutdown: Shutdown,
+    root: CertificateDer<'static>,
+    tls: Arc<Https>,
+    files: HttpsFiles,
+    _folder: tempfile::TempDir,
+}
+
+fn write(files: &HttpsFiles) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(vec!["authority.example".to_owned()]).unwrap();
+    std::fs::write(&files.cert, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap()
+}
+
+impl Served {
+    async fn new() -> Self {
+        let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+        let files = HttpsFiles { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
+        let root = write(&files);
+        let tls = Https::load(files.clone(), Arc::new(SystemClock)).unwrap();
+        let listener = SystemNet.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let shutdown = Shutdown::new();
+        tokio::spawn(serve_customers(listener, tls.clone(), world.router.clone(), shutdown.clone()));
+        Self { world, address, shutdown, root, tls, files, _folder: folder }
+    }
+
+    async fn connect(
+        &self,
+        root: &CertificateDer<'static>,
+        version: &'static SupportedProtocolVersion,
+        alpn: &[&[u8]],
+    ) -> std::io::Result<TlsStream<cinnabar_daemon::env::BoxIo>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(root.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        let socket = SystemNet.dial(&self.address).await?;
+        let name = ServerName::try_from("authority.example").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, socket).await
+    }
+}
+
+#[tokio::test]
+async fn customers_speak_tls_of_two_versions_and_http_of_two() {
+    let served = Served::new().await;
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let mut stream = served.connect(&served.root, version, &[b"http/1.1"]).await.unwrap();
+        let request = format!(
+            "GET /v1/zones/shop HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nconnection: close\r\n\r\n",
+            served.world.shop
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("shop.example"), "{answer}");
+    }
+    let stream = served.connect(&served.root, &rustls::version::TLS13, &[b"h2", b"http/1.1"]).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut client, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let request = axum::http::Request::get("https://authority.example/v1/openapi.json");
+    let answer = client.send_request(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_used_from_the_next_connection_on() {
+    let served = Served::new().await;
+    let root = write(&served.files);
+    served.tls.reload().unwrap();
+    served.connect(&root, &rustls::version::TLS13, &[b"h2"]).await.unwrap();
+    assert!(served.connect(&served.root, &rustls::version::TLS13, &[b"h2"]).await.is_err());
+    std::fs::write(&served.files.cert, "nonsense").unwrap();
+    assert!(served.tls.reload().is_err());
+    served.connect(&root, &rustls::version::TLS13, &[b"h2"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_a_shutdown() {
+    let served = Served::new().await;
+    for alpn in [&b"h2"[..], b"http/1.1"] {
+        let mut stream = served.connect(&served.root, &rustls::version::TLS13, &[alpn]).await.unwrap();
+        stream.write_all(b"").await.unwrap();
+        std::mem::forget(stream);
+    }
+    let drained = tokio::time::timeout(Duration::from_secs(18), served.shutdown.drain()).await.unwrap();
+    assert_eq!(drained, cinnabar_daemon::shutdown::Drained::Complete);
+    assert!(served.connect(&served.root, &rustls::version::TLS13, &[b"h2"]).await.is_err());
+}
