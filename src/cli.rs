@@ -1,6 +1,7 @@
 //! The command tree, and how a command reports: text for people or JSON for programs, and one exit code a kind of error.
 
 mod abe;
+mod authority;
 mod backup;
 mod bench;
 mod connect;
@@ -63,6 +64,65 @@ enum Command {
     /// Make a cluster's certificate authority and certificates.
     #[command(subcommand)]
     Pki(pki::Command),
+    /// Check what a policy would mean.
+    Policy {
+        #[command(flatten)]
+        at: authority::At,
+        #[command(subcommand)]
+        command: authority::Policy,
+    },
+    /// Store, replace and delete certificates with their keys.
+    Cert {
+        #[command(flatten)]
+        at: authority::At,
+        #[command(subcommand)]
+        command: authority::Cert,
+    },
+    /// Store, replace and delete other secrets.
+    Secret {
+        #[command(flatten)]
+        at: authority::At,
+        #[command(subcommand)]
+        command: authority::Secret,
+    },
+    /// Say who owns which names.
+    Zone {
+        #[command(flatten)]
+        at: authority::At,
+        #[command(subcommand)]
+        command: authority::Zone,
+    },
+    /// Make and end customers' tokens.
+    Token {
+        #[command(flatten)]
+        at: authority::At,
+        #[command(subcommand)]
+        command: authority::Token,
+    },
+    /// Let machines in, and revoke them.
+    Machine {
+        #[command(flatten)]
+        at: authority::At,
+        #[command(subcommand)]
+        command: authority::Machine,
+    },
+    /// Drain data centres and take them back.
+    Dc {
+        #[command(flatten)]
+        at: authority::At,
+        #[command(subcommand)]
+        command: authority::DataCenter,
+    },
+    /// Show and check the attribute schema.
+    Schema {
+        #[command(flatten)]
+        at: authority::At,
+        #[command(subcommand)]
+        command: authority::Schema,
+    },
+    /// Name an authority and who asks there, so that commands need no options.
+    #[command(subcommand)]
+    Context(authority::Context),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -95,6 +155,15 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Status { connect } => store::status(&connect, cli.output),
         Command::Kv { connect, command } => kv::run(command, &connect, cli.output),
         Command::Pki(command) => pki::run(command, cli.output),
+        Command::Policy { at, command } => authority::run(authority::Command::Policy(command), &at, cli.output),
+        Command::Cert { at, command } => authority::run(authority::Command::Cert(command), &at, cli.output),
+        Command::Secret { at, command } => authority::run(authority::Command::Secret(command), &at, cli.output),
+        Command::Zone { at, command } => authority::run(authority::Command::Zone(command), &at, cli.output),
+        Command::Token { at, command } => authority::run(authority::Command::Token(command), &at, cli.output),
+        Command::Machine { at, command } => authority::run(authority::Command::Machine(command), &at, cli.output),
+        Command::Dc { at, command } => authority::run(authority::Command::DataCenter(command), &at, cli.output),
+        Command::Schema { at, command } => authority::run(authority::Command::Schema(command), &at, cli.output),
+        Command::Context(command) => authority::context(command, cli.output),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "cinnabar", &mut std::io::stdout());
             Ok(())

@@ -2,18 +2,17 @@
 //!
 //! Law: no act without its line on disk. A caller that gets an error here refuses, and nothing was done.
 
+use std::fmt::Display;
 use std::sync::Arc;
-
-use cinnabar_authority_api::RecordKey;
 
 use crate::audit::{Audit, Entry, WORD_BYTES_MAX};
 use crate::problem::{Code, Problem};
 use crate::uploads::internal;
 
 /// Most bytes of one detail in the audit log.
-const DETAIL_BYTES_MAX: usize = 1024;
+const DETAIL_BYTES_MAX: usize = 8 * 1024;
 
-/// Writes an act upon a record into the audit log, beside the asynchronous threads: it waits for the disk.
+/// Writes an act upon a record or machine into the audit log, beside the asynchronous threads: it waits for the disk.
 ///
 /// # Errors
 /// `unavailable` when the line cannot be written.
@@ -21,7 +20,7 @@ pub async fn tell(
     audit: &Arc<Audit>,
     actor: &str,
     act: &'static str,
-    subject: &RecordKey,
+    subject: &(dyn Display + Sync),
     details: &[(&'static str, &str)],
 ) -> Result<(), Problem> {
     let (audit, actor, subject) = (audit.clone(), cut(actor, WORD_BYTES_MAX), subject.to_string());

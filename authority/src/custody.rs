@@ -89,6 +89,9 @@ pub enum CustodyError {
     /// There is no tokio runtime whose timer could seal again. We are broken.
     #[error("no runtime to seal again in")]
     NoRuntime,
+    /// The CA that should be sealed is another cluster's.
+    #[error("the CA is of cluster `{0}`")]
+    OtherCluster(ClusterId),
     /// Sealing refused its arguments, or the cryptography failed.
     #[error(transparent)]
     Crypto(#[from] cinnabar_abe::Error),
@@ -131,6 +134,15 @@ pub enum Opener<'a> {
     Operator(&'a OperatorSecretKey),
 }
 
+/// Where a new system's CA comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum CaSource<'a> {
+    /// It is made, and holds as long.
+    New(Validity),
+    /// The cluster has one already; its clear key is the operator's to remove.
+    Existing(&'a CertificateAuthority),
+}
+
 /// What [`Custody::init`] makes a system of.
 #[derive(Debug, Clone, Copy)]
 pub struct NewSystem<'a> {
@@ -138,8 +150,8 @@ pub struct NewSystem<'a> {
     pub cluster: &'a ClusterId,
     /// What the system is for, for good.
     pub mode: Mode,
-    /// How long the cluster's CA is to hold.
-    pub ca_validity: Validity,
+    /// Where the cluster's CA comes from.
+    pub ca_source: CaSource<'a>,
     /// Who may open the CA's key.
     pub ca: &'a [Recipient<'a>],
     /// Who may open the record-signing key.
@@ -184,7 +196,13 @@ impl Custody {
         // Before the work; the last step refuses once more.
         files::refuse_if_there(folder)?;
         let random = &mut generator(rng)?;
-        let ca = CertificateAuthority::create(system.cluster, system.ca_validity, rng)?;
+        let ca = match system.ca_source {
+            CaSource::New(validity) => CertificateAuthority::create(system.cluster, validity, rng)?,
+            CaSource::Existing(ca) if ca.cluster() == system.cluster => {
+                CertificateAuthority::from_pem(ca.certificate_pem(), &ca.key_pem())?
+            }
+            CaSource::Existing(ca) => return Err(CustodyError::OtherCluster(ca.cluster().clone())),
+        };
         let records = RecordSigningKey::generate(random);
         let (system_public, system_secret) = setup(random)?;
         let public = Public::sign(system.cluster, system.mode, &records)?;

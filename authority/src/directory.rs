@@ -5,19 +5,22 @@
 //! Law: nothing stands here that the verifier did not take. Chains and ciphertexts stay in the store: only what decisions
 //! need is kept.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use cinnabar_abe::{Attributes, PolicyId};
 use cinnabar_authority_api::limits::CERT_ID_BYTES;
 use cinnabar_authority_api::records::{
-    Cert, Head, KeyType, Machine, MachineState, Mode, PolicyRecord, PolicyRef, Revoked, Sni, State, System, Token, Zone,
+    Cert, Head, Issued, KeyType, Machine, MachineState, Mode, PolicyRecord, PolicyRef, Revoked, Sni, State, System,
+    Token, Zone,
 };
 use cinnabar_authority_api::verify::AnyContent;
 use cinnabar_authority_api::{
     CertId, Checked, DataCenterId, Generation, Hostname, MachineId, PolicyKeyVersion, RecordError, RecordKey, Schema,
     SchemaVersion, SecretName, Verifier, ZoneId,
 };
+
+use crate::metrics;
 
 /// Where a record stands: its own version, and the log entry that wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,6 +59,9 @@ pub struct PolicyInfo {
     pub generations: Vec<Generation>,
 }
 
+/// Labels and values of a machine's keys, labels ascending.
+pub type Words = Arc<Vec<(String, String)>>;
+
 /// A machine, with the attributes of each generation ready to be asked.
 #[derive(Debug, Clone)]
 pub struct MachineInfo {
@@ -65,6 +71,8 @@ pub struct MachineInfo {
     pub state: MachineState,
     /// Attributes as issued; equal sets are shared.
     pub issued: Vec<(Generation, Arc<Attributes>)>,
+    /// The same as labels and values; shared likewise.
+    pub words: Vec<(Generation, Words)>,
     /// `host:port` of its signer.
     pub address: String,
 }
@@ -96,7 +104,7 @@ pub struct Directory {
     revoked: BTreeMap<MachineId, Revoked>,
     tokens: HashMap<CertId, Token>,
     head: Option<Head>,
-    attribute_sets: HashMap<Vec<(String, String)>, Arc<Attributes>>,
+    attribute_sets: HashMap<Words, Arc<Attributes>>,
 }
 
 impl Directory {
@@ -127,7 +135,11 @@ impl Directory {
     /// # Errors
     /// [`Rejected`]; nothing is changed then.
     pub fn take(&mut self, key: &[u8], record: &[u8], mod_index: u64, gapless: bool) -> Result<bool, Rejected> {
-        let rejected = |source| Rejected { key: String::from_utf8_lossy(key).into_owned(), source };
+        let rejected = |source: RecordError| {
+            let kind = RecordKey::parse(key).map_or("unknown", |key| key.kind().as_str());
+            metrics::rejected(kind, source.reason()).increment(1);
+            Rejected { key: String::from_utf8_lossy(key).into_owned(), source }
+        };
         let found = self.verifier.read_any(key, record).map_err(rejected)?;
         let known = self.standing(found.key());
         if found.version() <= known.version && mod_index <= known.mod_index {
@@ -181,17 +193,24 @@ impl Directory {
 
     fn put_machine(&mut self, machine: Machine) {
         let mut issued = Vec::with_capacity(machine.issued.len());
+        let mut words = Vec::with_capacity(machine.issued.len());
         for one in machine.issued {
-            let shared = self.attribute_sets.get(&one.attributes).cloned().or_else(|| {
+            let generation = one.generation;
+            let known = self.attribute_sets.get_key_value(&one.attributes);
+            let shared = known.map(|(words, attributes)| (words.clone(), attributes.clone())).or_else(|| {
                 // The verifier has read them once: they are words.
                 let attributes = Arc::new(one.attributes().ok()?);
-                self.attribute_sets.insert(one.attributes.clone(), attributes.clone());
-                Some(attributes)
+                let words = Arc::new(one.attributes);
+                self.attribute_sets.insert(words.clone(), attributes.clone());
+                Some((words, attributes))
             });
-            issued.extend(shared.map(|attributes| (one.generation, attributes)));
+            if let Some((shared, attributes)) = shared {
+                issued.push((generation, attributes));
+                words.push((generation, shared));
+            }
         }
         let Machine { id, data_center, address, state, .. } = machine;
-        self.machines.insert(id, MachineInfo { data_center, state, issued, address });
+        self.machines.insert(id, MachineInfo { data_center, state, issued, words, address });
     }
 
     fn end(&mut self, key: &RecordKey) {
@@ -321,6 +340,12 @@ impl Directory {
         self.sni.get(hostname)
     }
 
+    /// The policy keys that certificates and secrets are wrapped to.
+    pub fn used_policies(&self) -> HashSet<PolicyRef> {
+        let certs = self.certs.values().map(|info| info.policy);
+        certs.chain(self.secrets.values().copied()).collect()
+    }
+
     /// All machines, revoked ones too.
     pub fn machines(&self) -> &BTreeMap<MachineId, MachineInfo> {
         &self.machines
@@ -358,6 +383,26 @@ impl Directory {
 }
 
 impl MachineInfo {
+    /// The record that says this.
+    pub fn record(&self, id: &MachineId) -> Machine {
+        let issued = self
+            .words
+            .iter()
+            .map(|(generation, words)| Issued { generation: *generation, attributes: words.as_ref().clone() });
+        Machine {
+            id: id.clone(),
+            data_center: self.data_center.clone(),
+            issued: issued.collect(),
+            address: self.address.clone(),
+            state: self.state,
+        }
+    }
+
+    /// Labels and values issued in a generation.
+    pub fn words(&self, generation: Generation) -> Option<&Words> {
+        self.words.iter().find(|(held, _)| *held == generation).map(|(_, words)| words)
+    }
+
     /// The attributes issued in a generation.
     pub fn attributes(&self, generation: Generation) -> Option<&Arc<Attributes>> {
         self.issued.iter().find(|(held, _)| *held == generation).map(|(_, attributes)| attributes)

@@ -446,6 +446,13 @@ pub fn number(code: Code) -> u32 {
         Code::ZoneOverlap => 80_040,
         Code::DomainMalformed => 80_041,
         Code::ZoneInUse => 80_042,
+        Code::RequestUnusable => 80_050,
+        Code::MachineUnknown => 80_051,
+        Code::MachineRevoked => 80_052,
+        Code::RotationNeeded => 80_053,
+        Code::TooMany => 80_054,
+        Code::LastHolders => 80_055,
+        Code::Sealed => 80_056,
         Code::Unavailable => 80_090,
         Code::Internal => 80_091,
     }

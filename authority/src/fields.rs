@@ -108,6 +108,18 @@ impl Fields {
         number.map(Some).ok_or_else(|| self.wrong(name, &format!("a whole number from {least} to {most}")))
     }
 
+    /// Takes a truth value; an absent one is false.
+    ///
+    /// # Errors
+    /// `invalid-field` if it is something else.
+    pub fn flag(&mut self, name: &str) -> Result<bool, Problem> {
+        match self.take(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(_) => Err(self.wrong(name, "true or false")),
+        }
+    }
+
     /// Takes an object.
     ///
     /// # Errors

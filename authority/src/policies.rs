@@ -108,6 +108,23 @@ impl Policies {
         compile(text, &self.cluster, &words).map_err(|problem| Problem::of_policy(&problem, pointer))
     }
 
+    /// The inventory in use.
+    pub fn inventory(&self) -> Arc<Inventory> {
+        self.inventory.load_full()
+    }
+
+    /// The schema in use, and the compiled labels that not every live machine holds yet.
+    ///
+    /// # Errors
+    /// `unavailable` before the store has one.
+    pub fn schema(&self) -> Result<(SchemaVersion, Schema, Vec<String>), Problem> {
+        let moment = self.moment()?;
+        let (version, schema) = moment.schema;
+        let labels = schema.compiled_labels();
+        let held = |label: &String| moment.sets.iter().all(|(set, _)| set.labels().any(|held| held == *label));
+        Ok((version, schema, labels.into_iter().filter(|label| !held(label)).collect()))
+    }
+
     /// Compiles a text and says who holds it today. `pointer` names the request's field with the text. Some milliseconds of
     /// work.
     ///

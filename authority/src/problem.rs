@@ -105,6 +105,14 @@ codes! {
     ZoneOverlap "zone-overlap" 409 "The domain overlaps with another zone's",
     DomainMalformed "domain-malformed" 422 "A zone cannot own this domain",
     ZoneInUse "zone-in-use" 409 "Keys of the zone stand in the way",
+    // Machines.
+    RequestUnusable "certificate-request" 422 "The certificate signing request cannot be used",
+    MachineUnknown "machine-unknown" 404 "The inventory has no such machine, or it is not enrolled",
+    MachineRevoked "machine-revoked" 403 "The machine was revoked",
+    RotationNeeded "rotation-needed" 409 "The machine's keys say something else, which only a rotation changes",
+    TooMany "too-many" 422 "One change cannot do this to so many",
+    LastHolders "last-holders" 409 "A key would be held by no data centre",
+    Sealed "sealed" 503 "The system secret keys are sealed",
     // Ours.
     Unavailable "unavailable" 503 "The authority cannot do this at the moment",
     Internal "internal" 500 "The authority failed",

@@ -110,6 +110,11 @@ impl Publisher {
         Self { client, directory, cluster, key, env, writing: tokio::sync::Mutex::new(()) }
     }
 
+    /// The store's client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The directory that it keeps.
     pub fn directory(&self) -> &Arc<RwLock<Directory>> {
         &self.directory

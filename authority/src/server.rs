@@ -11,6 +11,7 @@ pub mod callers;
 mod certificates;
 mod facade;
 pub mod https;
+mod machines;
 pub mod metrics;
 pub mod openapi;
 mod policies;
@@ -44,6 +45,7 @@ use self::query::Query;
 use self::rates::Rates;
 use self::routes::{Call, Cost, Found, Kind, Named, Route};
 use crate::limits::{BODIES_MAX, BODY_BYTES_MAX, BODY_TIMEOUT_S, TARGET_BYTES_MAX};
+use crate::machines::Machines;
 use crate::policies::Policies;
 use crate::problem::{Code, Problem};
 use crate::uploads::{Uploads, hex, internal, not_found};
@@ -55,6 +57,8 @@ pub struct Api {
     pub uploads: Arc<Uploads>,
     /// Zones and their tokens.
     pub zones: Arc<Zones>,
+    /// Machines, where they are served.
+    pub machines: Option<Arc<Machines>>,
     env: Env,
     rates: Rates,
     bodies: Semaphore,
@@ -71,11 +75,11 @@ struct Ask {
 
 impl Api {
     /// An interface over these services. Describes its metrics.
-    pub fn new(uploads: Arc<Uploads>, zones: Arc<Zones>) -> Arc<Self> {
+    pub fn new(uploads: Arc<Uploads>, zones: Arc<Zones>, machines: Option<Arc<Machines>>) -> Arc<Self> {
         metrics::describe();
         let env = uploads.env.clone();
         let rates = Rates::new(env.clock.clone());
-        Arc::new(Self { uploads, zones, env, rates, bodies: Semaphore::new(BODIES_MAX) })
+        Arc::new(Self { uploads, zones, machines, env, rates, bodies: Semaphore::new(BODIES_MAX) })
     }
 
     fn policies(&self) -> &Arc<Policies> {
@@ -271,6 +275,15 @@ async fn dispatch(call: Call, ask: Ask) -> Result<Answer, Refusal> {
         Call::FacadeEdit => facade::edit(ask).await,
         Call::FacadeDelete => facade::delete(ask).await,
         Call::FacadeVerifyToken => facade::verify_token(ask),
+        Call::Enrol => machines::enrol(ask).await,
+        Call::MachineToken => machines::token(ask).await,
+        Call::ListMachines => machines::list(ask),
+        Call::RevokeMachines => machines::revoke(ask).await,
+        Call::ListDataCenters => machines::data_centers(ask),
+        Call::Drain => machines::drain(ask).await,
+        Call::Undrain => machines::undrain(ask).await,
+        Call::GetSchema => machines::schema(ask),
+        Call::CheckSchema => machines::check_schema(ask),
     };
     answered.map_err(Refusal::from)
 }

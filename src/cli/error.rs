@@ -25,6 +25,8 @@ pub enum CliError {
     Denied(String),
     /// The key or node is not there, or something else came first.
     Conflict(String),
+    /// The authority answered with a problem.
+    Refused(Box<super::authority::Refusal>),
     /// A process of the store could not start or had to end.
     Process { message: String, code: u8 },
 }
@@ -57,12 +59,13 @@ impl CliError {
             Self::Unreachable(_) => 3,
             Self::Conflict(_) => 5,
             Self::Process { code, .. } => *code,
+            Self::Refused(refusal) => refusal.exit_code(),
             Self::Abe { error: Error::Policy(_), .. } => 6,
             _ => 1,
         })
     }
 
-    fn code(&self) -> &'static str {
+    fn code(&self) -> &str {
         match self {
             Self::Usage(_) => "usage",
             Self::File { .. } => "file",
@@ -71,6 +74,7 @@ impl CliError {
             Self::Denied(_) => "denied",
             Self::Conflict(_) => "conflict",
             Self::Process { .. } => "process",
+            Self::Refused(refusal) => refusal.code(),
             Self::Abe { error, .. } => match error {
                 Error::Malformed { .. } => "malformed",
                 Error::NotSatisfied => "not-permitted",
@@ -92,6 +96,7 @@ impl CliError {
             | Self::Denied(message)
             | Self::Conflict(message)
             | Self::Process { message, .. } => message.clone(),
+            Self::Refused(refusal) => refusal.message(),
             Self::File { path, problem } => format!("{path}: {problem}"),
             Self::Abe { error: Error::Policy(error), .. } => error.message().to_owned(),
             Self::Abe { subject, error } => format!("{subject}: {error}"),
@@ -106,6 +111,7 @@ impl CliError {
                 error["hint"] = policy.hint().into();
             }
             Self::Abe { error: Error::Malformed { at, .. }, .. } => error["at_byte"] = (*at).into(),
+            Self::Refused(refusal) => error["problem"] = refusal.problem.clone(),
             _ => {}
         }
         json!({ "error": error })
@@ -121,6 +127,7 @@ impl CliError {
                 let way_out = if too_large { "  --max-bytes raises the limit\n" } else { "" };
                 print_error(&format!("{error}\n{way_out}"));
             }
+            (Format::Text, Self::Refused(refusal)) => print_error(&refusal.text()),
             (Format::Text, _) => print_error(&format!("error[{}]: {}\n", self.code(), self.message())),
         }
     }

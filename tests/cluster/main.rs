@@ -1,5 +1,6 @@
 //! Clusters of real processes under faults, judged by what their clients saw; and the tests of the judges themselves.
 
+mod authority;
 mod disk_full;
 #[path = "../harness/harness.rs"]
 mod harness;

@@ -188,7 +188,7 @@ impl Vocabulary<'_> {
         };
         if !(self.held)(&compiled_label) {
             let message = format!("not every machine's key holds `{name}: {value}` yet");
-            let hint = "wait until `cinnabar schema status` shows it everywhere".to_owned();
+            let hint = "wait until `cinnabar schema show` does not list it any more".to_owned();
             return Err(Fault { code: "not-issued-yet", at_label: false, message, hint });
         }
         Ok(Known { label: name, value, compiled_label, compiled_value })

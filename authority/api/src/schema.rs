@@ -196,6 +196,15 @@ impl Schema {
         &self.labels
     }
 
+    /// The labels that every machine's key carries, compiled, without the reserved one.
+    pub fn compiled_labels(&self) -> Vec<String> {
+        let compiled = |(name, label): (&String, &Label)| match label {
+            Label::Set(members) => members.iter().map(|member| compiled_label(name, member)).collect(),
+            _ => vec![name.clone()],
+        };
+        self.labels.iter().flat_map(compiled).collect()
+    }
+
     /// Checks words, bounds and collisions.
     ///
     /// # Errors

@@ -44,7 +44,7 @@ fn init(folder: &Path, keys: &[OperatorSecretKey; 3]) -> Result<Fresh, CustodyEr
     let new = NewSystem {
         cluster: &"prod".parse().unwrap(),
         mode: Mode::Production,
-        ca_validity: Validity::days(10, 20_000 * DAY_MS),
+        ca_source: CaSource::New(Validity::days(10, 20_000 * DAY_MS)),
         ca: &ca,
         records: &records,
         system: &system,
@@ -125,7 +125,7 @@ fn init_writes_over_nothing_and_leaves_nothing_behind() {
     let no_recipients = NewSystem {
         cluster: &"prod".parse().unwrap(),
         mode: Mode::Demo,
-        ca_validity: Validity::days(10, 20_000 * DAY_MS),
+        ca_source: CaSource::New(Validity::days(10, 20_000 * DAY_MS)),
         ca: &to(&[&keys[0]]),
         records: &to(&[&keys[1]]),
         system: &[],
@@ -303,7 +303,7 @@ fn a_passphrase_opens_what_it_closed() {
     let new = NewSystem {
         cluster: &"prod".parse().unwrap(),
         mode: Mode::Demo,
-        ca_validity: Validity::days(10, 20_000 * DAY_MS),
+        ca_source: CaSource::New(Validity::days(10, 20_000 * DAY_MS)),
         ca: &to(&[&keys[0]]),
         records: &[Recipient::Passphrase { passphrase: &right, cost: PassphraseCost::LEAST }],
         system: &to(&[&keys[1]]),

@@ -79,6 +79,15 @@ fn tell(call: Call) -> Told {
         Call::FacadeEdit => told("Changes a certificate; its id stays", "FacadeOne").reads("FacadeChange"),
         Call::FacadeDelete => told("Deletes a certificate", "FacadeGone"),
         Call::FacadeVerifyToken => told("Says whether the token is good", "FacadeToken"),
+        Call::Enrol => told("Gives a machine its first certificate, for its token", "Any").reads("Any"),
+        Call::MachineToken => told("Makes a machine's enrolment token; its text is shown once", "Any").reads("Any"),
+        Call::ListMachines => told("Lists machines", "Any").query(&["after"]),
+        Call::RevokeMachines => told("Revokes machines, and says which keys they could open", "Any").reads("Any"),
+        Call::ListDataCenters => told("Lists data centres", "Any"),
+        Call::Drain => told("Asks a data centre for nothing new", "Any").reads("Any"),
+        Call::Undrain => told("Takes a data centre back", "Any").reads("Any"),
+        Call::GetSchema => told("Shows the attribute schema", "Any"),
+        Call::CheckSchema => told("Checks a schema file, without a change", "Any").reads("Any"),
     }
 }
 

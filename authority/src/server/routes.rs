@@ -61,6 +61,15 @@ pub enum Call {
     FacadeEdit,
     FacadeDelete,
     FacadeVerifyToken,
+    Enrol,
+    MachineToken,
+    ListMachines,
+    RevokeMachines,
+    ListDataCenters,
+    Drain,
+    Undrain,
+    GetSchema,
+    CheckSchema,
 }
 
 /// A row.
@@ -146,6 +155,15 @@ pub const ROUTES: &[Route] = &[
     send("PATCH", FACADE_ONE, Call::FacadeEdit, CUSTOMERS),
     remove(FACADE_ONE, Call::FacadeDelete, CUSTOMERS),
     read("/client/v4/user/tokens/verify", Call::FacadeVerifyToken, CUSTOMERS),
+    send("POST", "/v1/enrol", Call::Enrol, EVERYBODY),
+    send("POST", "/v1/machine_tokens", Call::MachineToken, OPERATORS),
+    read("/v1/machines", Call::ListMachines, OPERATORS),
+    send("POST", "/v1/machines:revoke", Call::RevokeMachines, OPERATORS),
+    read("/v1/data_centers", Call::ListDataCenters, OPERATORS),
+    send("POST", "/v1/data_centers:drain", Call::Drain, OPERATORS),
+    send("POST", "/v1/data_centers:undrain", Call::Undrain, OPERATORS),
+    read("/v1/schema", Call::GetSchema, CALLERS),
+    send("POST", "/v1/schema:check", Call::CheckSchema, OPERATORS),
 ];
 
 /// What a path names; decoded, not yet believed.

@@ -31,7 +31,8 @@ pub const ENV_PREFIX: &str = "CINNABAR_";
 /// Variables with our prefix that are no configuration keys: `CINNABAR_LOG` (level filter, see `telemetry`),
 /// `CINNABAR_CONFIG` (the file's path, read by the command line), `CINNABAR_COMMIT` and `CINNABAR_VECTORS` (build and
 /// tests). Written without the prefix.
-pub const ENV_ALLOWED: &[&str] = &["LOG", "CONFIG", "COMMIT", "VECTORS", "SERVER", "CA", "CERT", "KEY"];
+pub const ENV_ALLOWED: &[&str] =
+    &["LOG", "CONFIG", "COMMIT", "VECTORS", "SERVER", "AUTHORITY", "URL", "CA", "CERT", "KEY"];
 
 /// Why a configuration cannot be used. Always the operator's to repair; the text says where and how.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,8 @@
 //! and ends no later than its authority; private keys are written for their owner only and never over another file
 //! unless asked. Keys are ECDSA P-256. Source: RFC 5280 section 4; X509-SVID sections 4 and 5.
 
+mod request;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::pem::Pem;
 use zeroize::Zeroizing;
 
+pub use self::request::{CertificateRequest, NewKey, REQUEST_BYTES_MAX};
 use crate::env::{Rng, RngError};
 use crate::file::{self, PRIVATE, PUBLIC, read_bounded};
 use crate::id::{ClusterId, Identity};
@@ -33,6 +36,10 @@ pub const BACKDATE_S: u64 = 5 * 60;
 const LAST_SECOND: u64 = 253_402_300_799;
 /// Bytes of a serial number; RFC 5280 allows 20, 16 random ones never meet.
 const SERIAL_BYTES: usize = 16;
+
+/// What a leaf is good for.
+const PURPOSES: [ExtendedKeyUsagePurpose; 2] =
+    [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
 
 /// Why a certificate was not issued or an authority not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +86,9 @@ pub enum PkiError {
     /// Too many or unusable subject alternative names.
     #[error("subject alternative names: {0}")]
     Names(&'static str),
+    /// A certificate signing request is none, or its key did not sign it. Its sender's fault.
+    #[error("certificate signing request: {0}")]
+    Request(&'static str),
     /// No random bytes for the serial number.
     #[error(transparent)]
     Rng(#[from] RngError),
@@ -217,6 +227,12 @@ impl CertificateAuthority {
         &self.cluster
     }
 
+    /// Last second of its own certificate, in seconds since 1970: no leaf can outlast it.
+    #[must_use]
+    pub fn not_after_s(&self) -> u64 {
+        self.not_after_s
+    }
+
     /// Its certificate, PEM: what every process of the cluster trusts.
     #[must_use]
     pub fn certificate_pem(&self) -> &str {
@@ -251,6 +267,29 @@ impl CertificateAuthority {
         validity: Validity,
         rng: &dyn Rng,
     ) -> Result<Issued, PkiError> {
+        self.check(identity, validity)?;
+        self.issue_leaf(&[identity.to_string()], sans, &PURPOSES, validity, rng)
+    }
+
+    /// Issues a certificate, PEM, for one identity and the key of a request, good as client and as server. Whatever else
+    /// the request asks for is ignored.
+    ///
+    /// # Errors
+    /// As [`CertificateAuthority::issue`].
+    pub fn issue_for(
+        &self,
+        request: &CertificateRequest,
+        identity: &Identity,
+        sans: &[San],
+        validity: Validity,
+        rng: &dyn Rng,
+    ) -> Result<String, PkiError> {
+        self.check(identity, validity)?;
+        let params = leaf_params(&[identity.to_string()], sans, &PURPOSES, validity, rng)?;
+        Ok(params.signed_by(request.key(), &self.issuer)?.pem())
+    }
+
+    fn check(&self, identity: &Identity, validity: Validity) -> Result<(), PkiError> {
         if identity.cluster != self.cluster {
             let (authority, identity) = (self.cluster.clone(), identity.clone());
             return Err(PkiError::ForeignCluster { authority, identity });
@@ -258,8 +297,7 @@ impl CertificateAuthority {
         if validity.not_after_s > self.not_after_s {
             return Err(PkiError::Validity { validity, problem: "it ends after the authority's own" });
         }
-        let purposes = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue_leaf(&[identity.to_string()], sans, &purposes, validity, rng)
+        Ok(())
     }
 
     /// Issues what it is told to; tests make certificates with it that [`CertificateAuthority::issue`] would not.
@@ -271,21 +309,7 @@ impl CertificateAuthority {
         validity: Validity,
         rng: &dyn Rng,
     ) -> Result<Issued, PkiError> {
-        if sans.len() > SANS_MAX {
-            return Err(PkiError::Names("too many"));
-        }
-        // The names stand in the SAN, which is critical then (RFC 5280 section 4.1.2.6): the subject stays empty.
-        let mut params = params("", validity, rng)?;
-        let uris = uris.iter().map(|uri| Ok(SanType::URI(uri.as_str().try_into()?)));
-        let others = sans.iter().map(|san| match san {
-            San::Dns(name) => Ok(SanType::DnsName(dns_name(name)?.try_into()?)),
-            San::Ip(address) => Ok(SanType::IpAddress(*address)),
-        });
-        params.subject_alt_names = uris.chain(others).collect::<Result<_, PkiError>>()?;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = purposes.to_vec();
-        params.use_authority_key_identifier_extension = true;
+        let params = leaf_params(uris, sans, purposes, validity, rng)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Issued { certificate_pem: certificate.pem(), key_pem: Zeroizing::new(key.serialize_pem()) })
@@ -316,6 +340,31 @@ fn params(common_name: &str, validity: Validity, rng: &dyn Rng) -> Result<Certif
     if !common_name.is_empty() {
         params.distinguished_name.push(DnType::CommonName, common_name);
     }
+    Ok(params)
+}
+
+fn leaf_params(
+    uris: &[String],
+    sans: &[San],
+    purposes: &[ExtendedKeyUsagePurpose],
+    validity: Validity,
+    rng: &dyn Rng,
+) -> Result<CertificateParams, PkiError> {
+    if sans.len() > SANS_MAX {
+        return Err(PkiError::Names("too many"));
+    }
+    // The names stand in the SAN, which is critical then (RFC 5280 section 4.1.2.6): the subject stays empty.
+    let mut params = params("", validity, rng)?;
+    let uris = uris.iter().map(|uri| Ok(SanType::URI(uri.as_str().try_into()?)));
+    let others = sans.iter().map(|san| match san {
+        San::Dns(name) => Ok(SanType::DnsName(dns_name(name)?.try_into()?)),
+        San::Ip(address) => Ok(SanType::IpAddress(*address)),
+    });
+    params.subject_alt_names = uris.chain(others).collect::<Result<_, PkiError>>()?;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = purposes.to_vec();
+    params.use_authority_key_identifier_extension = true;
     Ok(params)
 }
 

@@ -1,0 +1,149 @@
+//! `cinnabar zone` and `cinnabar token`: who owns which names, and what customers prove themselves with.
+
+use clap::Subcommand;
+use hyper::Method;
+use serde_json::{Map, Value, json};
+
+use super::rest::{At, Call};
+use super::show;
+use crate::cli::error::CliError;
+use crate::cli::report::{Format, print_text};
+
+/// `cinnabar zone ...`
+#[derive(Subcommand)]
+pub enum Zone {
+    /// Make a zone. No two zones' domains overlap.
+    Add {
+        /// Its id: 1 to 63 of a-z, 0-9, '-' and '.'.
+        id: String,
+        /// A domain that it owns with everything below; may be repeated.
+        #[arg(long, required = true)]
+        domain: Vec<String>,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Change a zone; what is left out stays.
+    Set {
+        /// The zone.
+        id: String,
+        /// All its domains from now on.
+        #[arg(long)]
+        domain: Vec<String>,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// List zones.
+    List,
+    /// Show a zone.
+    Show {
+        /// The zone.
+        id: String,
+    },
+    /// Remove a zone that holds no key.
+    Rm {
+        /// The zone.
+        id: String,
+    },
+}
+
+/// What a zone may do.
+#[derive(clap::Args)]
+pub struct Limits {
+    /// Fewest data centres that a key should be held by.
+    #[arg(long, value_name = "N")]
+    data_centers_min: Option<u16>,
+    /// Most certificates and secrets.
+    #[arg(long, value_name = "N")]
+    keys_max: Option<u32>,
+    /// Changes a minute.
+    #[arg(long, value_name = "N")]
+    changes_per_minute: Option<u32>,
+}
+
+/// `cinnabar token ...`
+#[derive(Subcommand)]
+pub enum Token {
+    /// Make a token for a zone. It is shown once.
+    Create {
+        /// The zone.
+        #[arg(long)]
+        zone: String,
+        /// What its owner calls it.
+        #[arg(long, default_value = "")]
+        name: String,
+    },
+    /// List a zone's tokens; never the tokens themselves.
+    List {
+        /// The zone.
+        #[arg(long)]
+        zone: String,
+    },
+    /// End a token.
+    Revoke {
+        /// The zone.
+        #[arg(long)]
+        zone: String,
+        /// The token's id.
+        id: String,
+    },
+}
+
+impl Limits {
+    fn body(&self, domains: Vec<String>) -> Map<String, Value> {
+        let mut body = Map::new();
+        if !domains.is_empty() {
+            body.insert("domains".to_owned(), json!(domains));
+        }
+        let mut limits = Map::new();
+        limits.extend(self.data_centers_min.map(|n| ("data_centers_min".to_owned(), n.into())));
+        limits.extend(self.keys_max.map(|n| ("keys_max".to_owned(), n.into())));
+        limits.extend(self.changes_per_minute.map(|n| ("changes_per_minute".to_owned(), n.into())));
+        if !limits.is_empty() {
+            body.insert("limits".to_owned(), limits.into());
+        }
+        body
+    }
+}
+
+/// Runs `zone`.
+pub fn run(command: Zone, at: &At, format: Format) -> Result<(), CliError> {
+    let columns: &[&str] = &["id", "domains"];
+    let path = |id: &str| format!("/v1/zones/{id}");
+    let (call, list) = match command {
+        Zone::Add { id, domain, limits } => {
+            let mut body = limits.body(domain);
+            body.insert("id".to_owned(), id.into());
+            (Call::send(Method::POST, "/v1/zones", body.into()), None)
+        }
+        Zone::Set { id, domain, limits } => (Call::send(Method::PATCH, path(&id), limits.body(domain).into()), None),
+        Zone::List => (Call::get("/v1/zones"), Some(("zones", columns))),
+        Zone::Show { id } => (Call::get(path(&id)), None),
+        Zone::Rm { id } => (Call::delete(path(&id)), None),
+    };
+    at.call(&call)?.map_or(Ok(()), |answer| show(format, &answer, list))
+}
+
+/// Runs `token`.
+pub fn run_token(command: Token, at: &At, format: Format) -> Result<(), CliError> {
+    let path = |zone: &str| format!("/v1/zones/{zone}/tokens");
+    match command {
+        Token::Create { zone, name } => {
+            let call = Call::send(Method::POST, path(&zone), json!({ "name": name }));
+            let Some(answer) = at.call(&call)? else { return Ok(()) };
+            match (format, answer["token"].as_str()) {
+                // Alone on its line, so that it can go into a file.
+                (Format::Text, Some(token)) => print_text(&format!("{token}\n")),
+                _ => show(format, &answer, None),
+            }
+        }
+        Token::List { zone } => {
+            let columns: &[&str] = &["id", "name", "expires_ms"];
+            let answer = at.call(&Call::get(path(&zone)))?;
+            answer.map_or(Ok(()), |answer| show(format, &answer, Some(("tokens", columns))))
+        }
+        Token::Revoke { zone, id } => {
+            let answer = at.call(&Call::delete(format!("{}/{id}", path(&zone))))?;
+            answer.map_or(Ok(()), |answer| show(format, &answer, None))
+        }
+    }
+}
