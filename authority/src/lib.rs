@@ -33,5 +33,4 @@ pub mod server;
 pub mod timestamp;
 pub mod tokens;
 pub mod uploads;
-pub mod zone_tokens;
 pub mod zones;

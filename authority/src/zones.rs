@@ -16,15 +16,14 @@ use serde::Serialize;
 use crate::acts::tell;
 use crate::audit::Audit;
 use crate::directory::Directory;
-use crate::fields::SecretText;
 use crate::hostname::domain_from_user;
 use crate::limits::{
     DATA_CENTERS_MIN_DEFAULT, TOKEN_LIFE_S_MAX, ZONE_CHANGES_DEFAULT, ZONE_KEYS_DEFAULT, ZONE_TOKENS_MAX,
 };
 use crate::problem::{Code, Problem, echo};
 use crate::publisher::{Plan, Publisher};
+use crate::tokens::{self, Presented, TokenText};
 use crate::uploads::{internal, not_found};
-use crate::zone_tokens;
 
 /// What of a zone's limits changes; what is absent stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -86,7 +85,7 @@ pub struct NewToken {
     /// What will be listed.
     pub view: TokenView,
     /// What to send with requests: shown this once.
-    pub text: SecretText,
+    pub text: TokenText,
 }
 
 /// Who shows a token.
@@ -248,14 +247,9 @@ impl Zones {
             Err(Problem::new(Code::Quota, detail).hint("Revoke those that nobody uses."))
         };
         check(&self.publisher.directory().read())?;
-        let minted = zone_tokens::mint(&*self.env.rng).map_err(|error| internal("no randomness", &error))?;
-        let token = Token {
-            id: minted.id.clone(),
-            digest: minted.digest,
-            scope: TokenScope::Zone(zone.clone()),
-            name: name.to_owned(),
-            expires_ms,
-        };
+        let scope = TokenScope::Zone(zone.clone());
+        let minted = tokens::mint(&*self.env.rng, scope, name, expires_ms);
+        let (text, token) = minted.map_err(|error| internal("no randomness", &error))?;
         tell(&self.audit, actor, "create token", &token.key(), &[("zone", zone.as_str()), ("name", name)]).await?;
         let written = self.publisher.transact(|directory| {
             check(directory)?;
@@ -264,8 +258,8 @@ impl Zones {
             Ok::<_, Problem>((plan, ()))
         });
         written.await?;
-        let view = TokenView { id: minted.id, name: name.to_owned(), expires_ms };
-        Ok(NewToken { view, text: minted.text })
+        let view = TokenView { id: token.id, name: token.name, expires_ms };
+        Ok(NewToken { view, text })
     }
 
     /// The tokens of a zone, in the order of their ids.
@@ -307,18 +301,12 @@ impl Zones {
 
     /// Who shows this text; nobody when it is no token, one of another kind, revoked or expired.
     pub fn authenticate(&self, text: &str) -> Option<Holder> {
-        let id = zone_tokens::id(text)?;
+        let presented = Presented::parse(text).ok()?;
         let directory = self.publisher.directory().read();
-        let token = directory.token(&id)?;
-        if !zone_tokens::matches(text, &token.digest) {
-            return None;
-        }
+        let token = presented.record(&directory, self.env.clock.unix_ms()).ok()?;
         let TokenScope::Zone(zone) = &token.scope else { return None };
-        let expired = token.expires_ms != 0 && token.expires_ms < self.env.clock.unix_ms();
-        if expired || !directory.zones().contains_key(zone) {
-            return None;
-        }
-        Some(Holder { zone: zone.clone(), token: id, expires_ms: token.expires_ms })
+        let there = directory.zones().contains_key(zone);
+        there.then(|| Holder { zone: zone.clone(), token: token.id.clone(), expires_ms: token.expires_ms })
     }
 }
 

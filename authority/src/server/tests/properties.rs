@@ -75,7 +75,8 @@ fn no_bytes_and_no_address_make_it_fail() {
         prop_assume!(!(matches!(who, Who::Operator) && method == "DELETE" && path.ends_with("/zones/shop")));
         let answer = runtime.block_on(world.send(request(method, &path, who, Body::from(body))));
         // No machines are served in this world.
-        let fails = answer.status >= 500 && !answer.text.contains("not served here");
+        let unserved = answer.status == 503 && (method == "HEAD" || answer.text.contains("not served here"));
+        let fails = answer.status >= 500 && !unserved;
         prop_assert!(!fails, "{} {}: {:?}", method, path, answer);
         prop_assert_eq!(answer.headers.contains_key("x-request-id"), true);
         if answer.status >= 400 && method != "HEAD" {
