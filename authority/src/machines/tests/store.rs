@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status};
 use super::*;
 use crate::access::AccessLayer;
 use crate::audit::verify;
-use crate::custody::{Fresh, NewSystem, Opener};
+use crate::custody::{CaSource, Fresh, NewSystem, Opener};
 use crate::machine_service::MachineService;
 
 type Rows = HashMap<Bytes, (Bytes, u64)>;
@@ -100,7 +100,7 @@ impl Running {
         let new = NewSystem {
             cluster: &cluster(),
             mode: Mode::Demo,
-            ca_validity: Validity::days(100, env.clock.unix_ms()),
+            ca_source: CaSource::New(Validity::days(100, env.clock.unix_ms())),
             ca: &to,
             records: &to,
             system: &to,

@@ -169,7 +169,7 @@ impl World {
         let cores = Arc::new(Semaphore::new(2));
         let zones = Arc::new(Zones { publisher: publisher.clone(), audit: audit.clone(), env: env.clone() });
         let uploads = Uploads { cluster, publisher, policies, audit: audit.clone(), env, cores };
-        let api = Api::new(Arc::new(uploads), zones);
+        let api = Api::new(Arc::new(uploads), zones, None);
         let (shop, other) = (token(&api, "shop").await, token(&api, "other").await);
         Self { router: router(api.clone()), api, store, clock, audit, shop, other, _folder: folder }
     }
