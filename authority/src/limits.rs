@@ -56,6 +56,8 @@ pub const ECHO_CHARS_MAX: usize = 80;
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Bodies that are read or worked on at once; with [`BODY_BYTES_MAX`] it bounds their memory to 64 MiB.
 pub const BODIES_MAX: usize = 256;
+/// The same for callers whom we do not know, apart.
+pub const STRANGERS_MAX: usize = 32;
 /// Longest that a body may take to arrive, in seconds.
 pub const BODY_TIMEOUT_S: u64 = 30;
 /// Most bytes of a request's path and query.

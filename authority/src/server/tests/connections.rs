@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cinnabar_daemon::Shutdown;
-use cinnabar_daemon::env::{Net, SystemClock, SystemNet};
+use cinnabar_daemon::env::{Clock, Net, SystemClock, SystemNet, SystemRng};
+use cinnabar_daemon::pki::{CertificateAuthority, Validity};
+use cinnabar_daemon::{Acceptor, AcceptorLimits, Identity, Role, Shutdown, Tls, TlsFiles};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
@@ -13,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::world::World;
-use crate::server::https::{Https, HttpsFiles, serve_customers};
+use crate::server::https::{Https, HttpsFiles, serve_customers, serve_operators};
 
 struct Served {
     world: World,
@@ -111,4 +112,35 @@ async fn an_idle_connection_does_not_hold_up_a_shutdown() {
     let drained = tokio::time::timeout(Duration::from_secs(18), served.shutdown.drain()).await.unwrap();
     assert_eq!(drained, cinnabar_daemon::shutdown::Drained::Complete);
     assert!(served.connect(&served.root, &rustls::version::TLS13, &[b"h2"]).await.is_err());
+}
+
+#[tokio::test]
+async fn operators_come_in_by_their_certificates_and_other_roles_are_nobody() {
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let (cluster, now_ms) = ("acme".parse().unwrap(), SystemClock.unix_ms());
+    let authority = CertificateAuthority::create(&cluster, Validity::days(30, now_ms), &SystemRng).unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, authority.certificate_pem()).unwrap();
+    let tls = |role: &str| {
+        let identity: Identity = format!("spiffe://acme/{role}/one").parse().unwrap();
+        let issued = authority.issue(&identity, &[], Validity::days(7, now_ms), &SystemRng).unwrap();
+        let (cert, key) = (folder.path().join(format!("{role}.pem")), folder.path().join(format!("{role}.key")));
+        issued.write(&cert, &key, false).unwrap();
+        Tls::load(&TlsFiles { ca: ca.clone(), cert, key }, &cluster, Arc::new(SystemClock)).unwrap()
+    };
+    let listener = SystemNet.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let incoming = Acceptor::new(listener, tls("authority"), AcceptorLimits::default());
+    let shutdown = Shutdown::new();
+    tokio::spawn(serve_operators(incoming, world.router.clone(), shutdown.clone()));
+    for (role, status) in [("operator", 200), ("edge", 401), ("voter", 401)] {
+        let stream = tls(role).connect(&address, &[Role::Authority], None, &SystemNet).await.unwrap();
+        let (io, executor) = (hyper_util::rt::TokioIo::new(stream), hyper_util::rt::TokioExecutor::new());
+        let (mut client, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+        tokio::spawn(connection);
+        let request = axum::http::Request::get("https://authority.example/v1/zones");
+        let answer = client.send_request(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), status, "{role}");
+    }
+    assert_eq!(shutdown.drain().await, cinnabar_daemon::shutdown::Drained::Complete);
 }

