@@ -1,4 +1,6 @@
 //! The real authority over a real store of three voters.
 
+mod machines;
 mod process;
 mod rig;
+mod upload;

@@ -9,20 +9,14 @@ use crate::harness::deadline::eventually;
 /// Longest wait for what comes every ten seconds.
 const HEAD_MAX: Duration = Duration::from_secs(40);
 
-fn value_of(rig: &Rig, key: &str) -> Option<Vec<u8>> {
-    let found = rig.cluster.get_local("voter1", key).ok()?;
-    let text = found["value_hex"].as_str().or(found["value"].as_str())?;
-    Some(text.as_bytes().to_vec())
-}
-
 #[test]
 fn an_empty_store_gets_its_system_its_schema_and_heads_that_go_on() {
     let mut rig = Rig::running(41);
     for key in ["system/0000000001", "schema/0000000001"] {
-        eventually(HEAD_MAX, key, || value_of(&rig, key));
+        eventually(HEAD_MAX, key, || rig.record(key));
     }
-    let first = eventually(HEAD_MAX, "a head", || value_of(&rig, "head"));
-    eventually(HEAD_MAX, "another head", || value_of(&rig, "head").filter(|head| *head != first));
+    let first = eventually(HEAD_MAX, "a head", || rig.record("head"));
+    eventually(HEAD_MAX, "another head", || rig.record("head").filter(|head| *head != first));
     let written = rig.ask("/readyz?verbose");
     assert!(written.body.contains("generation 1") && written.body.contains("sealed"), "{}", written.body);
 

@@ -64,6 +64,10 @@ pub struct Rig {
     pub cluster: Cluster,
     /// Everything of the authority's.
     pub folder: Folder,
+    /// Where machines and operators are served.
+    pub listen: SocketAddr,
+    /// Where customers are served.
+    pub customers: SocketAddr,
     admin: SocketAddr,
     program: Program,
     child: Option<Child>,
@@ -96,27 +100,33 @@ impl Rig {
         let mut init = Command::new(authority_binary());
         init.args(["init", "--cluster", CLUSTER, "--dir"]).arg(folder.join("data")).arg("--passphrase-file");
         run(init.arg(folder.join("passphrase")).arg("--ca").arg(ca), COMMAND_MAX).unwrap();
-        let [listen, admin] = [free_address(), free_address()];
+        let [listen, customers, admin] = [free_address(), free_address(), free_address()];
+        let web = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        write("web.pem", &web.cert.pem());
+        write("web.key", &web.signing_key.serialize_pem());
         let voters: Vec<String> = cluster.voter_addresses().iter().map(|at| format!("{:?}", at.to_string())).collect();
         let shown = |path: &Path| format!("{:?}", path.display().to_string());
         write(
             "authority.toml",
             &format!(
                 "cluster = \"{CLUSTER}\"\ndata_dir = {}\nvoters = [{}]\nlisten = \"{listen}\"\nadmin_listen = \"{admin}\"\n\
-                 inventory = {}\n[tls]\nca = {}\ncert = {}\nkey = {}\n",
+                 inventory = {}\n[tls]\nca = {}\ncert = {}\nkey = {}\n\
+                 [customers]\nlisten = \"{customers}\"\ncert = {}\nkey = {}\n",
                 shown(&folder.join("data")),
                 voters.join(", "),
                 shown(&folder.join("inventory.toml")),
                 shown(&us.ca),
                 shown(&us.cert),
                 shown(&us.key),
+                shown(&folder.join("web.pem")),
+                shown(&folder.join("web.key")),
             ),
         );
         let command = [authority_binary(), "serve".into(), "--config".into(), folder.join("authority.toml")];
         let command = command.into_iter().chain(["--passphrase-file".into(), folder.join("passphrase")]).collect();
         let program =
             Program { name: "authority".to_owned(), command, env: Vec::new(), log: folder.join("authority.log") };
-        Self { cluster, folder, admin, program, child: None }
+        Self { cluster, folder, listen, customers, admin, program, child: None }
     }
 
     /// Starts the authority and waits until it is ready.
@@ -152,6 +162,50 @@ impl Rig {
         let mut command = Command::new(authority_binary());
         command.args(args).arg("--dir").arg(self.folder.join("data")).args(["-o", "json"]);
         Ok(serde_json::from_str(&run(&mut command, COMMAND_MAX)?).unwrap())
+    }
+
+    /// Runs `cinnabar` as an operator of the authority; gives the JSON that it prints.
+    pub fn operate(&self, args: &[&str]) -> Result<Json, Failed> {
+        let us = self.cluster.credentials("operator", "operator");
+        let mut command = Command::new(BINARY);
+        command.args(args).args(["-o", "json", "--authority", &self.listen.to_string(), "--ca"]).arg(us.ca);
+        command.arg("--cert").arg(us.cert).arg("--key").arg(us.key);
+        Ok(serde_json::from_str(&run(&mut command, COMMAND_MAX)?).unwrap_or(Json::Null))
+    }
+
+    /// The command line of a customer with this token.
+    pub fn customer(&self, args: &[&str], token: &Path) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(args).args(["--url", &format!("https://{}", self.customers), "--ca"]);
+        command.arg(self.folder.join("web.pem")).arg("--token-file").arg(token);
+        command
+    }
+
+    /// Runs a customer's command; gives what it prints.
+    pub fn ask_as_customer(&self, args: &[&str], token: &Path) -> Result<String, Failed> {
+        run(&mut self.customer(args, token), COMMAND_MAX)
+    }
+
+    /// Opens the system secret keys for the test's time.
+    pub fn unseal(&self) {
+        self.command(&["unseal", "--passphrase-file", &self.passphrase()]).unwrap();
+    }
+
+    /// Posts JSON to the customers' port, without credentials.
+    pub fn post(&self, path: &str, body: &Json) -> Result<Json, Failed> {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--fail-with-body", "-H", "Content-Type: application/json", "--cacert"]);
+        command.arg(self.folder.join("web.pem")).args(["--data", &body.to_string()]);
+        let told = run(command.arg(format!("https://{}{path}", self.customers)), COMMAND_MAX)?;
+        Ok(serde_json::from_str(&told).unwrap())
+    }
+
+    /// A record of the store.
+    pub fn record(&self, key: &str) -> Option<Vec<u8>> {
+        let found = self.cluster.get_local("voter1", key).ok()?;
+        let text = found["value_hex"].as_str()?;
+        let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+        (0..text.len()).step_by(2).map(byte).collect()
     }
 
     /// The passphrase's file.

@@ -84,7 +84,42 @@ struct Running {
     custody: Arc<Custody>,
     store: FakeStore,
     operator: OperatorSecretKey,
+    ca: Arc<CertificateAuthority>,
+    record_seed: [u8; 32],
     folder: tempfile::TempDir,
+}
+
+/// The service, with a directory of what the store has now.
+fn service(
+    folder: &tempfile::TempDir,
+    audit: &str,
+    record_seed: [u8; 32],
+    custody: &Arc<Custody>,
+    ca: &Arc<CertificateAuthority>,
+    store: &FakeStore,
+) -> (Arc<Publisher>, Arc<Machines>) {
+    let (env, key) = (Env::system(), RecordSigningKey::from_bytes(&record_seed));
+    let mut directory = Directory::new(Verifier::new(cluster(), key.verifying_key()));
+    for (key, (value, index)) in &store.rows.lock().0 {
+        directory.take(key, value, *index, false).unwrap();
+    }
+    let target = Target::Unix(folder.path().join("kv"));
+    let client = Client::new(ClientConfig { target, env: env.clone(), deadline: Duration::from_secs(2) }).unwrap();
+    let publisher = Publisher::new(client, Arc::new(RwLock::new(directory)), cluster(), key, env.clone());
+    let publisher = Arc::new(publisher);
+    let schema = Schema::from_toml(SCHEMA).unwrap();
+    let inventory = Inventory::from_toml(&inventory_text(), &schema, &cluster()).unwrap();
+    let parts = Parts {
+        publisher: publisher.clone(),
+        inventory: Arc::new(ArcSwap::from_pointee(inventory)),
+        custody: custody.clone(),
+        ca: ca.clone(),
+        audit: Arc::new(Audit::open(&folder.path().join(audit), &cluster(), env.clock.clone()).unwrap()),
+        reports: Arc::new(Reports::new(env.clock.clone(), Arc::default())),
+        env,
+        cores: Arc::new(Semaphore::new(2)),
+    };
+    (publisher, Arc::new(Machines::new(parts).unwrap()))
 }
 
 impl Running {
@@ -107,32 +142,20 @@ impl Running {
         };
         let Fresh { custody, ca, records, system_public } =
             Custody::init(&folder.path().join("custody"), &new, &SystemRng, env.clock.clone()).unwrap();
-        let custody = Arc::new(custody);
-        let verifier = Verifier::new(cluster(), records.verifying_key());
-        let directory = Arc::new(RwLock::new(Directory::new(verifier)));
-        let deadline = Duration::from_secs(2);
-        let client = Client::new(ClientConfig { target: Target::Unix(socket), env: env.clone(), deadline }).unwrap();
-        let publisher = Arc::new(Publisher::new(client, directory, cluster(), records, env.clone()));
-        let schema = Schema::from_toml(SCHEMA).unwrap();
-        let inventory = Inventory::from_toml(&inventory_text(), &schema, &cluster()).unwrap();
-        let audit = Audit::open(&folder.path().join("audit"), &cluster(), env.clock.clone()).unwrap();
-        let parts = Parts {
-            publisher: publisher.clone(),
-            inventory: Arc::new(ArcSwap::from_pointee(inventory)),
-            custody: custody.clone(),
-            ca: Arc::new(ca),
-            audit: Arc::new(audit),
-            reports: Arc::new(Reports::new(env.clock.clone(), Arc::default())),
-            env,
-            cores: Arc::new(Semaphore::new(2)),
-        };
-        let machines = Arc::new(Machines::new(parts).unwrap());
-        let running = Self { machines, publisher, custody, store, operator, folder };
+        let (custody, ca) = (Arc::new(custody), Arc::new(ca));
+        let record_seed = records.to_bytes().expose().try_into().unwrap();
+        let (publisher, machines) = service(&folder, "audit", record_seed, &custody, &ca, &store);
+        let running = Self { machines, publisher, custody, store, operator, ca, record_seed, folder };
         let public_key = system_public.to_bytes().into();
         let first = System { generation: Generation::FIRST, public_key, state: State::Active, mode: Mode::Demo };
         running.put(first).await;
-        running.put(SchemaRecord { version: SchemaVersion::FIRST, schema }).await;
+        running.put(SchemaRecord { version: SchemaVersion::FIRST, schema: Schema::from_toml(SCHEMA).unwrap() }).await;
         running
+    }
+
+    /// Another process over the same store, which knows what is there now and hears of nothing later.
+    fn second(&self, audit: &str) -> Arc<Machines> {
+        service(&self.folder, audit, self.record_seed, &self.custody, &self.ca, &self.store).1
     }
 
     async fn put<T: Content>(&self, content: T) {
@@ -205,6 +228,24 @@ async fn a_token_enrols_its_machine_once_whoever_is_first() {
     assert!(running.record("fra-1").issued.is_empty());
     assert!(running.audit().contains("enrol machine") && !running.audit().contains(token.secret.as_str()));
     verify(&running.audit_path(), None).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_has_not_heard_of_an_enrolment_does_not_repeat_it() {
+    let running = Running::start().await;
+    let secret = running.secret("fra-1").await;
+    let behind = running.second("audit-2");
+    let request = NewKey::generate().unwrap().request_der;
+    running.machines.enrol(&secret, &request).await.unwrap();
+    let before = running.record("fra-1");
+    assert_eq!(behind.enrol(&secret, &request).await.unwrap_err().code(), Code::Conflict);
+    // Nor does it give keys to a machine that was revoked meanwhile.
+    let behind = running.second("audit-3");
+    running.unseal();
+    let which = Selection::Ids(vec![id("fra-1")]);
+    running.machines.revoke("operator", &which, "lost", false).await.unwrap();
+    assert_eq!(behind.keys(&id("fra-1")).await.unwrap_err().code(), Code::Conflict);
+    assert_eq!(running.record("fra-1"), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
