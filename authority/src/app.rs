@@ -149,6 +149,9 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
     let prometheus = telemetry::install_metrics(&shutdown).map_err(failed)?;
     metrics::describe();
     let health = Health::new(asked.clone());
+    // Not ready from the first probe on, until callers are served.
+    let (serving, seen) = watch::channel(Err("starting".to_owned()));
+    health.watch_ready("serving", seen);
     if let Some(address) = conf.admin_listen {
         let admin = Admin::bind(address, &*env.net).map_err(config)?;
         tokio::spawn(admin.serve(health::router(health.clone(), prometheus)));
@@ -182,6 +185,7 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
         }
     });
     serve_callers(&app, ca, ports, &shutdown)?;
+    serving.send_replace(Ok(String::new()));
     tracing::info!(version, cluster = %app.conf.cluster, "the authority serves");
     loop {
         tokio::select! {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::harness::cluster::{CLUSTER, Cluster};
+use crate::harness::cluster::{CLUSTER, Cluster, Credentials};
 use crate::harness::deadline::eventually;
 use crate::harness::http::{self, Answer};
 use crate::harness::ports::{Folder, free_address};
@@ -66,6 +66,8 @@ pub struct Rig {
     pub folder: Folder,
     /// Where machines and operators are served.
     pub listen: SocketAddr,
+    /// An operator's certificate.
+    pub operator: Credentials,
     /// Where customers are served.
     pub customers: SocketAddr,
     admin: SocketAddr,
@@ -126,7 +128,8 @@ impl Rig {
         let command = command.into_iter().chain(["--passphrase-file".into(), folder.join("passphrase")]).collect();
         let program =
             Program { name: "authority".to_owned(), command, env: Vec::new(), log: folder.join("authority.log") };
-        Self { cluster, folder, listen, customers, admin, program, child: None }
+        let operator = cluster.credentials("operator", "carol");
+        Self { cluster, folder, listen, operator, customers, admin, program, child: None }
     }
 
     /// Starts the authority and waits until it is ready.
@@ -166,10 +169,10 @@ impl Rig {
 
     /// Runs `cinnabar` as an operator of the authority; gives the JSON that it prints.
     pub fn operate(&self, args: &[&str]) -> Result<Json, Failed> {
-        let us = self.cluster.credentials("operator", "operator");
+        let us = &self.operator;
         let mut command = Command::new(BINARY);
-        command.args(args).args(["-o", "json", "--authority", &self.listen.to_string(), "--ca"]).arg(us.ca);
-        command.arg("--cert").arg(us.cert).arg("--key").arg(us.key);
+        command.args(args).args(["-o", "json", "--authority", &self.listen.to_string(), "--ca"]).arg(&us.ca);
+        command.arg("--cert").arg(&us.cert).arg("--key").arg(&us.key);
         Ok(serde_json::from_str(&run(&mut command, COMMAND_MAX)?).unwrap_or(Json::Null))
     }
 

@@ -170,10 +170,10 @@ fn mistakes_in_policies_are_shown_as_the_documentation_says() {
         Machine::enrol(&rig, id).key(&rig);
     }
     let check = |policy: &str| {
-        let us = rig.cluster.credentials("operator", "operator");
+        let us = &rig.operator;
         let mut command = std::process::Command::new(crate::harness::process::BINARY);
-        command.args(["policy", "check", policy, "--authority", &rig.listen.to_string(), "--ca"]).arg(us.ca);
-        command.arg("--cert").arg(us.cert).arg("--key").arg(us.key);
+        command.args(["policy", "check", policy, "--authority", &rig.listen.to_string(), "--ca"]).arg(&us.ca);
+        command.arg("--cert").arg(&us.cert).arg("--key").arg(&us.key);
         crate::harness::process::run(&mut command, super::rig::READY_MAX)
     };
     for (policy, expected) in [
