@@ -174,6 +174,21 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
         done = bootstrap => done?,
         () = asked.wait() => return finish(shutdown).await,
     }
+    spawn_watchers(&app, progress, &shutdown);
+    serve_callers(&app, ca, ports, &shutdown)?;
+    let _ = serving.send_replace(Ok(String::new()));
+    tracing::info!(version, cluster = %app.conf.cluster, "the authority serves");
+    loop {
+        tokio::select! {
+            () = asked.wait() => break,
+            () = hangup.recv() => reload(&app).await,
+        }
+    }
+    finish(shutdown).await
+}
+
+/// Signs heads and keeps the gauges, until the shutdown.
+fn spawn_watchers(app: &Arc<App>, progress: watch::Receiver<Option<Progress>>, shutdown: &Shutdown) {
     let signed = head::run(app.publisher.clone(), progress, app.env.clone());
     let looked = metrics::run(app.clone());
     let stop = shutdown.clone();
@@ -184,16 +199,6 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
             () = stop.wait() => {}
         }
     });
-    serve_callers(&app, ca, ports, &shutdown)?;
-    serving.send_replace(Ok(String::new()));
-    tracing::info!(version, cluster = %app.conf.cluster, "the authority serves");
-    loop {
-        tokio::select! {
-            () = asked.wait() => break,
-            () = hangup.recv() => reload(&app).await,
-        }
-    }
-    finish(shutdown).await
 }
 
 fn assemble(

@@ -3,4 +3,5 @@
 mod machines;
 mod process;
 mod rig;
+mod sdk;
 mod upload;

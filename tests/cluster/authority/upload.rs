@@ -14,14 +14,18 @@ use super::machines::Machine;
 use super::rig::Rig;
 
 /// A customer with a zone, a token and a certificate in files.
-struct Customer {
-    token: PathBuf,
-    cert: String,
-    key: String,
+pub struct Customer {
+    /// File with the token.
+    pub token: PathBuf,
+    /// Path of the certificate.
+    pub cert: String,
+    /// Path of its key.
+    pub key: String,
     key_der: Vec<u8>,
 }
 
-fn customer(rig: &Rig) -> Customer {
+/// Makes them.
+pub fn customer(rig: &Rig) -> Customer {
     rig.operate(&["zone", "add", "shop", "--domain", "shop.example"]).unwrap();
     let token = rig.operate(&["token", "create", "--zone", "shop"]).unwrap();
     let write = |name: &str, text: &str| {
