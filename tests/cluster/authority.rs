@@ -1,5 +1,6 @@
 //! The real authority over a real store of three voters.
 
+mod crash;
 mod machines;
 mod process;
 mod rig;

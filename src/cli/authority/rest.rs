@@ -35,7 +35,7 @@ pub struct At {
     /// Operators: the authority, host:port; needs --ca, --cert and --key.
     #[arg(long, global = true, value_name = "HOST:PORT", env = "CINNABAR_AUTHORITY")]
     authority: Option<String>,
-    /// Customers: the authority, https://host[:port]; needs --token-file.
+    /// Customers: the authority, such as `https://keys.example`; needs --token-file.
     #[arg(long, global = true, value_name = "URL", env = "CINNABAR_URL", conflicts_with = "authority")]
     url: Option<String>,
     /// File with the zone's token.

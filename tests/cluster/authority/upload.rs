@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cinnabar_abe::envelope::{PolicySecretKey, WrappedSecret};
 use cinnabar_abe::{AttributeKey, Ciphertext, Error};
-use cinnabar_authority_api::records::{Cert, PolicyCiphertext, PolicyRecord, Sni};
+use cinnabar_authority_api::records::{Cert, Content, PolicyCiphertext, PolicyRecord, Sni};
 use cinnabar_authority_api::{Generation, RecordKey};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value as Json;
@@ -28,21 +28,26 @@ pub struct Customer {
 pub fn customer(rig: &Rig) -> Customer {
     rig.operate(&["zone", "add", "shop", "--domain", "shop.example"]).unwrap();
     let token = rig.operate(&["token", "create", "--zone", "shop"]).unwrap();
-    let write = |name: &str, text: &str| {
-        std::fs::write(rig.folder.join(name), text).unwrap();
-        rig.folder.join(name)
-    };
+    let path = rig.folder.join("token");
+    std::fs::write(&path, token["token"].as_str().unwrap()).unwrap();
+    let (cert, key, key_der) = certificate(rig, &["shop.example", "*.shop.example"], "shop");
+    Customer { token: path, cert, key, key_der }
+}
+
+/// A certificate for some names, signed by its own key: paths of both, and the key.
+pub fn certificate(rig: &Rig, names: &[&str], file: &str) -> (String, String, Vec<u8>) {
     let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec!["shop.example".to_owned(), "*.shop.example".to_owned()]).unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
     params.not_before = rcgen::date_time_ymd(2026, 1, 1);
     params.not_after = rcgen::date_time_ymd(2040, 1, 1);
     let cert = params.self_signed(&key).unwrap();
-    Customer {
-        token: write("token", token["token"].as_str().unwrap()),
-        cert: write("shop.pem", &cert.pem()).display().to_string(),
-        key: write("shop.key", &key.serialize_pem()).display().to_string(),
-        key_der: key.serialize_der(),
-    }
+    let write = |ending: &str, text: &str| {
+        let path = rig.folder.join(format!("{file}.{ending}"));
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    (write("pem", &cert.pem()), write("key", &key.serialize_pem()), key.serialize_der())
 }
 
 fn add(rig: &Rig, us: &Customer, more: &[&str]) -> Result<Json, String> {
@@ -52,10 +57,16 @@ fn add(rig: &Rig, us: &Customer, more: &[&str]) -> Result<Json, String> {
     Ok(serde_json::from_str(&told).unwrap())
 }
 
-fn read<T: cinnabar_authority_api::records::Content>(rig: &Rig, machine: &Machine, key: &RecordKey) -> T {
+/// A record that must be there, verified.
+pub fn read<T: Content>(rig: &Rig, machine: &Machine, key: &RecordKey) -> T {
+    find(rig, machine, key).unwrap_or_else(|| panic!("{key} is not in the store"))
+}
+
+/// A record, verified.
+pub fn find<T: Content>(rig: &Rig, machine: &Machine, key: &RecordKey) -> Option<T> {
     let name = key.to_string();
-    let record = rig.record(&name).unwrap_or_else(|| panic!("{name} is not in the store"));
-    machine.verifier.read::<T>(name.as_bytes(), &record).unwrap().into_content().expect("it was not ended")
+    let record = rig.record(&name)?;
+    machine.verifier.read::<T>(name.as_bytes(), &record).unwrap().into_content()
 }
 
 /// What a machine does with a certificate's key: opens the policy's key, then the customer's.
