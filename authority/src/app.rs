@@ -134,6 +134,8 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
     let mut hangup = Hangup::new().map_err(failed)?;
     let asked = Shutdown::from_signals().map_err(failed)?;
     let shutdown = Shutdown::new();
+    // Before anything is counted: what was counted earlier, TLS among it, would be lost.
+    let prometheus = telemetry::install_metrics(&shutdown).map_err(failed)?;
     let tls = Tls::load(&conf.tls, &conf.cluster, env.clock.clone()).map_err(config)?;
     if tls.identity().role != Role::Authority {
         return Err(config(format!("tls.cert is of {}; role authority is needed", tls.identity())));
@@ -146,7 +148,6 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
     let audit = Audit::open(&conf.data_dir.join(AUDIT_FILE), &conf.cluster, env.clock.clone()).map_err(failed)?;
     let audit = Arc::new(audit);
     let records = custody.records(Opener::Passphrase(&passphrase)).map_err(failed)?;
-    let prometheus = telemetry::install_metrics(&shutdown).map_err(failed)?;
     metrics::describe();
     let health = Health::new(asked.clone());
     // Not ready from the first probe on, until callers are served.

@@ -66,12 +66,13 @@ async fn start(conf: &NodeConfig, version: &str, in_memory: bool, timing: Timing
     let hangup = Hangup::new().map_err(failed)?;
     let asked = Shutdown::from_signals().map_err(failed)?;
     let shutdown = Shutdown::new();
+    // Before anything is counted: what was counted earlier, TLS among it, would be lost.
+    let prometheus = telemetry::install_metrics(&shutdown).map_err(failed)?;
     let tls = Tls::load(&conf.tls, &conf.cluster, env.clock.clone()).map_err(config)?;
     let ours = &tls.identity().name;
     if let Some(name) = conf.name.as_ref().filter(|name| *name != ours) {
         return Err(config(format!("name: is {name}, the certificate in tls.cert says {ours}")));
     }
-    let prometheus = telemetry::install_metrics(&shutdown).map_err(failed)?;
     let metrics = Metrics::new();
     let node = Node::new(NodeParts {
         env: env.clone(),

@@ -19,6 +19,8 @@ struct Check {
     policy: String,
     /// In its one form.
     canonical: String,
+    /// What keys are asked for.
+    compiled: String,
     policy_id: String,
     /// `accepted`, `accepted_with_warnings`, or `needs_acknowledgement`: an upload that does not acknowledge is refused.
     verdict: &'static str,
@@ -66,6 +68,7 @@ pub(super) async fn check(ask: Ask) -> Result<Answer, Problem> {
     Answer::ok(&Check {
         policy: decision.shown_text().to_owned(),
         canonical: decision.compiled.canonical.clone(),
+        compiled: decision.compiled.policy.to_string(),
         policy_id: decision.id.to_string(),
         verdict,
         advised: least,

@@ -1,6 +1,8 @@
 //! The authority as a process: what it puts into an empty store, how its keys open and close, how it ends and begins.
 
 use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::rig::{PASSPHRASE, Rig};
@@ -52,6 +54,8 @@ fn the_system_keys_open_for_a_while_and_nothing_secret_is_left_anywhere() {
     assert!(refused.told.contains("cannot unseal"), "{refused:?}");
 
     let metrics = rig.ask("/metrics").body;
+    well_formed(&metrics);
+    well_formed(&rig.cluster.ask("voter1", "/metrics").unwrap().body);
     assert_eq!(rig.stop(), Some(0));
     let verified = rig.command(&["audit-verify"]).unwrap();
     let log = fs::read_to_string(rig.folder.join("data/audit.log")).unwrap();
@@ -71,4 +75,20 @@ fn the_system_keys_open_for_a_while_and_nothing_secret_is_left_anywhere() {
     }
     let refused = rig.command(&["status"]).unwrap_err();
     assert_eq!(refused.code, Some(3), "{refused:?}");
+}
+
+/// Every metric says what it is, the certificate's end is among them, and Prometheus's own checker has nothing to say, where
+/// there is one.
+fn well_formed(metrics: &str) {
+    for line in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let name = line.split(' ').next().unwrap();
+        assert!(metrics.contains(&format!("# HELP {name} ")), "{name} is not described");
+    }
+    assert!(metrics.contains("\ncinnabar_tls_certificate_not_after_unix_seconds "), "counted before anybody listened");
+    let Ok(mut child) = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn() else {
+        eprintln!("SKIPPED: promtool is not here");
+        return;
+    };
+    child.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "promtool refuses the metrics");
 }

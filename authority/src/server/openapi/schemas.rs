@@ -157,6 +157,7 @@ fn policies() -> Vec<(&'static str, Value)> {
         &[],
     );
     let own = [
+        ("compiled", text("what keys are asked for")),
         ("policy", text("as it was written; `everywhere` for none")),
         ("canonical", text("in its one form")),
         ("policy_id", text("hexadecimal")),
