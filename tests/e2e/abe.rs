@@ -106,7 +106,7 @@ fn a_policy_that_goes_on_is_refused_with_a_caret() {
     let stderr = place.fails(&["-o", "json", "encrypt", "--policy", "(region: EU) (not country: FR)"], 6);
     let error = &json(stderr.as_bytes())["error"];
     assert_eq!(error["code"], "left-over");
-    assert_eq!(error["span"], serde_json::json!({ "start": 13, "end": 17 }));
+    assert_eq!(error["span"], serde_json::json!({ "start": 13, "end": 14 }));
 }
 
 #[test]
