@@ -22,7 +22,9 @@ pub use attributes::Attributes;
 pub use audit::Verdict;
 pub use ciphertext::{Ciphertext, Framing};
 pub use error::Error;
-pub use policy::{ConditionPlace, Part, Places, Policy, PolicyError, PolicyErrorKind, PolicyId, Span, Truth, caret};
+pub use policy::{
+    ConditionPlace, Part, Places, Policy, PolicyError, PolicyErrorKind, PolicyId, Span, Truth, caret, is_word,
+};
 pub use secret::SecretBytes;
 pub use tkn20::decapsulate::PointChecks;
 pub use tkn20::keys::{AttributeKey, PUBLIC_KEY_BYTES, PublicKey, SYSTEM_SECRET_KEY_BYTES, SystemSecretKey};

@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 pub use error::{PolicyError, PolicyErrorKind, Span, caret};
 pub use id::PolicyId;
-pub(crate) use lexer::is_word;
+pub use lexer::is_word;
 
 use crate::attributes::{Attributes, BONEH_KATZ_LABEL, Value, printable};
 use crate::ciphertext::Ciphertext;
@@ -123,6 +123,18 @@ pub struct Truth {
 }
 
 impl Truth {
+    /// Adds what another key satisfies of the same policy.
+    pub fn join(&mut self, other: &Self) {
+        let join = |ours: &mut [bool], theirs: &[bool]| {
+            for (ours, theirs) in ours.iter_mut().zip(theirs) {
+                *ours |= theirs;
+            }
+        };
+        join(&mut self.conditions, &other.conditions);
+        join(&mut self.operators, &other.operators);
+        self.whole |= other.whole;
+    }
+
     /// The answer of a part; false for a part that there is not.
     pub fn of(&self, part: Part) -> bool {
         match part {

@@ -14,7 +14,9 @@ use cinnabar_authority_api::{Generation, Schema, SchemaVersion, Verifier};
 use cinnabar_daemon::health::{self, Health};
 use cinnabar_daemon::pki::CertificateAuthority;
 use cinnabar_daemon::shutdown::Drained;
-use cinnabar_daemon::{Acceptor, AcceptorLimits, Admin, Env, Hangup, Role, Shutdown, Tls, file, telemetry};
+use cinnabar_daemon::{
+    Acceptor, AcceptorLimits, Admin, Env, Hangup, ProcessError, Role, Shutdown, Tls, file, telemetry,
+};
 use cinnabar_kv_api::{Client, ClientConfig, Target};
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
@@ -42,8 +44,6 @@ use crate::uploads::Uploads;
 use crate::zones::Zones;
 use crate::{head, memory, metrics};
 
-/// Exit code of a wrong configuration.
-pub const EXIT_CONFIG: u8 = 64;
 /// Name of the audit log in the data folder.
 pub const AUDIT_FILE: &str = "audit.log";
 /// Largest schema file, in bytes.
@@ -55,22 +55,12 @@ const STORE_PATIENCE: Duration = Duration::from_secs(5);
 /// Oldest word of the store with which the authority is ready.
 const STORE_SILENT_MAX: Duration = Duration::from_secs(10);
 
-/// Why the process did not start, or had to end.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct ProcessError {
-    /// What is wrong and what to do.
-    pub message: String,
-    /// The exit code.
-    pub code: u8,
-}
-
 fn config(error: impl std::fmt::Display) -> ProcessError {
-    ProcessError { message: error.to_string(), code: EXIT_CONFIG }
+    ProcessError::config(error)
 }
 
 fn failed(error: impl std::fmt::Display) -> ProcessError {
-    ProcessError { message: error.to_string(), code: 1 }
+    ProcessError::failed(error)
 }
 
 /// What runs, for the servers.
@@ -99,7 +89,7 @@ pub struct App {
 /// Reads schema and inventory as the configuration names them.
 ///
 /// # Errors
-/// [`ProcessError`] with [`EXIT_CONFIG`], naming the file and the fault.
+/// [`ProcessError::config`], naming the file and the fault.
 pub fn read_inventory(conf: &AuthorityConfig) -> Result<(Schema, Inventory), ProcessError> {
     let text = |path: &Path, most| {
         let bytes = file::read_bounded(path, most).map_err(|error| config(format!("{}: {error}", path.display())))?;

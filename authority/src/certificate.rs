@@ -19,7 +19,7 @@ mod pem;
 #[cfg(test)]
 mod tests;
 
-use crate::directory::sha256;
+use crate::digest::sha256;
 use cinnabar_abe::SecretBytes;
 use cinnabar_authority_api::Hostname;
 use cinnabar_authority_api::records::KeyType;

@@ -20,6 +20,7 @@ use cinnabar_authority_api::{
     SchemaVersion, SecretName, Verifier, ZoneId,
 };
 
+use crate::digest::sha256;
 use crate::metrics;
 
 /// Where a record stands: its own version, and the log entry that wrote it.
@@ -411,10 +412,4 @@ impl MachineInfo {
 
 fn lowest_cert_id() -> CertId {
     "0".repeat(CERT_ID_BYTES).parse().expect("zeros are hexadecimal digits")
-}
-
-/// SHA-256 of public bytes.
-pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }

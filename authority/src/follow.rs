@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cinnabar_authority_api::{Kind, RecordKey};
-use cinnabar_daemon::{Backoff, Env, Role, Tls};
-use cinnabar_kv_api::limits::MESSAGE_BYTES_MAX;
+use cinnabar_daemon::{Backoff, Env, Tls};
+use cinnabar_kv_api::limits::{CHECKPOINT_AHEAD_MS_MAX, MESSAGE_BYTES_MAX};
 use cinnabar_kv_api::proto::replication_client::ReplicationClient;
 use cinnabar_kv_api::proto::{ScanRequest, TailRequest};
 use cinnabar_kv_api::{ChainHead, Checkpoint, Client, ClientError, Command, Frame, Op, StoreId};
@@ -21,8 +21,6 @@ use crate::directory::Directory;
 
 /// Longest silence of a tail; a heartbeat comes each second.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// Furthest that a checkpoint's time may be ahead of this node's clock, in milliseconds.
-const AHEAD_MS_MAX: u64 = 60_000;
 /// Longest that one page of the scan waits for the node to catch up with itself, in milliseconds.
 const SCAN_WAIT_MS: u32 = 5_000;
 /// Bounds of the pause between two attempts.
@@ -229,19 +227,11 @@ impl Follower {
 
     fn verified(&self, frame: &Frame) -> Result<Checkpoint, FollowError> {
         let signed = &frame.checkpoint;
-        let message = cinnabar_kv_api::SignedCheckpoint::message(&signed.body);
         let now = self.env.clock.unix_ms();
-        let verified = self.tls.verify_signed(
-            &signed.certificate,
-            signed.scheme,
-            &message,
-            &signed.signature,
-            &[Role::Voter],
-            now,
-        );
+        let verified = signed.check_signature(&self.tls, now);
         verified.map_err(|error| FollowError::Disbelief(format!("checkpoint: {error}")))?;
         let checkpoint = signed.decode_body()?;
-        if checkpoint.cluster != self.tls.identity().cluster || checkpoint.unix_ms > now + AHEAD_MS_MAX {
+        if checkpoint.cluster != self.tls.identity().cluster || checkpoint.unix_ms > now + CHECKPOINT_AHEAD_MS_MAX {
             return Err(FollowError::Disbelief("checkpoint of another cluster, or from the future".to_owned()));
         }
         let seen = self.progress.borrow();

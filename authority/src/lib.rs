@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod config;
 pub mod control;
 pub mod custody;
+pub mod digest;
 pub mod directory;
 pub mod facade;
 pub mod fields;

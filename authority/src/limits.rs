@@ -6,12 +6,11 @@ use cinnabar_abe::limits::SECRET_BYTES_MAX;
 
 /// Most bytes of a hostname as somebody typed it, before it is made ASCII.
 pub const HOSTNAME_INPUT_BYTES_MAX: usize = 1024;
-/// Most bytes of a hostname in its stored form (RFC 1035 section 2.3.4, without the root's dot).
-pub const HOSTNAME_BYTES_MAX: usize = 253;
-/// Most bytes of one label of a hostname.
-pub const HOSTNAME_LABEL_BYTES_MAX: usize = 63;
-/// Most hostnames of one certificate.
-pub const HOSTNAMES_MAX: usize = 100;
+// What the records bound, uploads are held to.
+pub use cinnabar_authority_api::limits::{
+    CERT_HOSTNAMES_MAX as HOSTNAMES_MAX, CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX,
+    HOST_LABEL_BYTES_MAX as HOSTNAME_LABEL_BYTES_MAX, HOSTNAME_BYTES_MAX,
+};
 
 // === Uploads ===
 
@@ -19,10 +18,6 @@ pub const HOSTNAMES_MAX: usize = 100;
 pub const PEM_BYTES_MAX: usize = 64 * 1024;
 /// Most bytes of a PEM label; the longest that means anything here has 21.
 pub const PEM_LABEL_BYTES_MAX: usize = 40;
-/// Most certificates of one chain, the leaf counted.
-pub const CHAIN_CERTIFICATES_MAX: usize = 8;
-/// Most bytes of all certificates of a chain as DER.
-pub const CHAIN_BYTES_MAX: usize = 24 * 1024;
 /// Most bytes of a private key as PKCS #8 DER; one of RSA-8192 has about 4,700.
 pub const PRIVATE_KEY_BYTES_MAX: usize = 8 * 1024;
 /// Most bytes of the issuer's name that is shown.
@@ -43,6 +38,11 @@ pub const RSA_EXPONENT_BITS_MAX: u32 = 33;
 const _: () =
     assert!(CHAIN_BYTES_MAX + HOSTNAMES_MAX * (HOSTNAME_BYTES_MAX + 2) + PRIVATE_KEY_BYTES_MAX < (64 - 4) * 1024);
 const _: () = assert!(PRIVATE_KEY_BYTES_MAX <= SECRET_BYTES_MAX);
+// The contract of records does not see the store's; here both are seen.
+const _: () = assert!(
+    cinnabar_authority_api::limits::RECORD_BYTES_MAX == cinnabar_kv_api::limits::RECORD_BYTES_MAX
+        && cinnabar_authority_api::limits::KEY_BYTES_MAX == cinnabar_kv_api::limits::KEY_BYTES_MAX
+);
 // Base64 takes four bytes for three: a chain at its largest fits in its PEM text with room for comments.
 const _: () = assert!(CHAIN_BYTES_MAX / 3 * 4 < PEM_BYTES_MAX);
 

@@ -38,14 +38,15 @@ pub use self::view::MachineView;
 use crate::acts::tell;
 use crate::audit::Audit;
 use crate::custody::{Custody, CustodyError};
-use crate::directory::{Directory, sha256};
+use crate::digest::sha256;
+use crate::directory::Directory;
 use crate::inventory::Inventory;
 use crate::problem::{Code, Problem};
 use crate::publisher::{Plan, Publisher};
 use crate::random::generator;
 use crate::reports::Reports;
 use crate::tokens::{ENROLMENT_MS, Pins, Presented, TokenText, mint};
-use crate::uploads::{hex, internal};
+use crate::uploads::internal;
 
 /// How long a machine's certificate holds; it is renewed daily.
 pub const CERTIFICATE_DAYS: u32 = 7;
@@ -207,7 +208,7 @@ impl Machines {
         let request = read_request(request)?;
         // Made before the token ends, so that a fault of ours costs no token; it leaves after.
         let (certificate, identity) = self.certify(&machine, &request)?;
-        let key = hex(&sha256(&request.public_key_der()));
+        let key = hex::encode(sha256(&request.public_key_der()));
         let subject = RecordKey::Machine(machine.clone());
         let details = [("token", presented.id().as_str()), ("key", key.as_str())];
         tell(&self.parts.audit, &identity.to_string(), "enrol machine", &subject, &details).await?;
@@ -236,7 +237,7 @@ impl Machines {
         let request = read_request(request)?;
         self.parts.reports.count_issue(machine)?;
         let (certificate, identity) = self.certify(machine, &request)?;
-        let key = hex(&sha256(&request.public_key_der()));
+        let key = hex::encode(sha256(&request.public_key_der()));
         let subject = RecordKey::Machine(machine.clone());
         tell(&self.parts.audit, &identity.to_string(), "renew certificate", &subject, &[("key", &key)]).await?;
         // Once more: it may have been revoked meanwhile.

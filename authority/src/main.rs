@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use cinnabar_abe::SecretBytes;
 use cinnabar_abe::seal::{OperatorPublicKey, PassphraseCost, Recipient};
-use cinnabar_authority::app::{self, AUDIT_FILE, EXIT_CONFIG, ProcessError};
+use cinnabar_authority::app::{self, AUDIT_FILE};
 use cinnabar_authority::audit::{self, AuditHead};
 use cinnabar_authority::config::AuthorityConfig;
 use cinnabar_authority::control::{self, Answer, Hidden, Request};
@@ -20,7 +20,7 @@ use cinnabar_authority::passphrase::Source;
 use cinnabar_authority_api::records::Mode;
 use cinnabar_daemon::config::{DurationMs, ENV_PREFIX, load};
 use cinnabar_daemon::pki::{CertificateAuthority, Validity};
-use cinnabar_daemon::{Allocator, ClusterId, Env, Identity, NodeName, Role, file};
+use cinnabar_daemon::{Allocator, ClusterId, Env, Identity, NodeName, ProcessError, Role, file};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 
@@ -175,7 +175,7 @@ enum Command {
 }
 
 fn failed(error: impl std::fmt::Display) -> ProcessError {
-    ProcessError { message: error.to_string(), code: 1 }
+    ProcessError::failed(error)
 }
 
 fn main() -> ExitCode {
@@ -260,8 +260,7 @@ fn configuration(path: &Path, set: &[String]) -> Result<AuthorityConfig, Process
             pair.ok_or_else(|| ProcessError { message: format!("--set {set}: write KEY=VALUE"), code: 2 })?;
         overrides.push((key.to_owned(), value.to_owned()));
     }
-    load(Some(path), ENV_PREFIX, &overrides)
-        .map_err(|error| ProcessError { message: error.to_string(), code: EXIT_CONFIG })
+    load(Some(path), ENV_PREFIX, &overrides).map_err(ProcessError::config)
 }
 
 #[allow(clippy::too_many_arguments, reason = "the options of one command")]
@@ -306,7 +305,7 @@ fn init(
         "cluster": cluster.to_string(),
         "mode": format!("{mode:?}").to_lowercase(),
         "folder": dir.display().to_string(),
-        "record_key": cinnabar_authority::uploads::hex(&fresh.records.verifying_key().to_bytes()),
+        "record_key": hex::encode(fresh.records.verifying_key().to_bytes()),
         "generation": 1,
     }))
 }

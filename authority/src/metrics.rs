@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use crate::app::App;
 use crate::custody::Status;
+use crate::limits::DATA_CENTERS_MIN_DEFAULT;
 use crate::preview::live_sets;
 
 /// How often what is not counted on the way is looked at.
@@ -26,8 +27,6 @@ pub const LAPSED: &str = "cinnabar_authority_reviews_lapsed";
 pub const WITHOUT_HOLDERS: &str = "cinnabar_authority_policies_without_holders";
 /// Policies in use that fewer data centres hold than the usual minimum.
 pub const FEW_HOLDERS: &str = "cinnabar_authority_policies_below_redundancy";
-/// Data centres that a key should be held by, where a zone says nothing else.
-pub const DATA_CENTERS_MIN: usize = 3;
 /// Records of the store that the verifier refused.
 pub const REJECTED: &str = "cinnabar_record_rejected_total";
 
@@ -90,7 +89,7 @@ fn look(app: &App) {
         let held = sets.iter().filter(|(attributes, _)| policy.is_satisfied_by(attributes));
         let centers: std::collections::BTreeSet<_> = held.flat_map(|(_, centers)| centers).collect();
         none += u32::from(centers.is_empty());
-        few += u32::from(centers.len() < DATA_CENTERS_MIN);
+        few += u32::from(centers.len() < usize::from(DATA_CENTERS_MIN_DEFAULT));
     }
     gauge!(WITHOUT_HOLDERS).set(f64::from(none));
     gauge!(FEW_HOLDERS).set(f64::from(few));

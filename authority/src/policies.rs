@@ -288,8 +288,13 @@ impl Decision {
 
     /// The text as the customer will see it again.
     pub fn shown_text(&self) -> &str {
-        if self.compiled.text.is_empty() { EVERYWHERE } else { &self.compiled.text }
+        shown(&self.compiled.text)
     }
+}
+
+/// A customer's text as it is shown: an empty one has a word.
+pub fn shown(text: &str) -> &str {
+    if text.is_empty() { EVERYWHERE } else { text }
 }
 
 impl Problem {

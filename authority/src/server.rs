@@ -48,7 +48,7 @@ use crate::limits::{BODIES_MAX, BODY_BYTES_MAX, BODY_TIMEOUT_S, STRANGERS_MAX, T
 use crate::machines::Machines;
 use crate::policies::Policies;
 use crate::problem::{Code, Problem};
-use crate::uploads::{Uploads, hex, internal, not_found};
+use crate::uploads::{Uploads, internal, not_found};
 use crate::zones::Zones;
 
 /// What answers are made with.
@@ -93,7 +93,7 @@ impl Api {
     fn request_id(&self) -> String {
         let mut id = [0; 8];
         match self.env.rng.fill(&mut id) {
-            Ok(()) => hex(&id),
+            Ok(()) => hex::encode(id),
             // The handler will say so, if it needs randomness; a name is not worth refusing for.
             Err(_) => "unnamed".to_owned(),
         }

@@ -19,9 +19,9 @@ use cinnabar_daemon::env::RngError;
 use cinnabar_daemon::id::ClusterId;
 use zeroize::Zeroizing;
 
-use crate::directory::{Directory, sha256};
+use crate::digest::sha256;
+use crate::directory::Directory;
 use crate::problem::{Code, Problem};
-use crate::uploads::hex;
 
 /// What every token begins with.
 pub const PREFIX: &str = "cin_";
@@ -72,7 +72,7 @@ pub fn mint(rng: &dyn Rng, scope: TokenScope, name: &str, expires_ms: u64) -> Re
     rng.fill(&mut id)?;
     let mut secret = Zeroizing::new([0; SECRET_BYTES]);
     rng.fill(&mut *secret)?;
-    let id = hex(&id);
+    let id = hex::encode(id);
     let mut text = Zeroizing::new(String::with_capacity(TEXT_BYTES));
     text.push_str(PREFIX);
     text.push_str(&id);

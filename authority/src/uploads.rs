@@ -21,10 +21,11 @@ use tokio::sync::Semaphore;
 use crate::acts;
 use crate::audit::Audit;
 use crate::certificate::{self, Checked};
-use crate::directory::{CertInfo, Directory, sha256};
+use crate::digest::sha256;
+use crate::directory::{CertInfo, Directory};
 use crate::fields::SecretText;
 use crate::hostname::first_outside;
-use crate::policies::{Decision, Policies, PolicyKey, Warning};
+use crate::policies::{Decision, Policies, PolicyKey, Warning, shown};
 use crate::preview::{Holders, Latency, Survives};
 use crate::problem::{Code, Problem};
 use crate::publisher::{Plan, PublishError, Publisher};
@@ -267,7 +268,7 @@ impl Uploads {
         let ready = ready.await?;
         let mut id = [0; 16];
         self.env.rng.fill(&mut id).map_err(|error| internal("no randomness", &error))?;
-        let id = hex(&id).parse::<CertId>().map_err(|error| internal("an id", &error))?;
+        let id = hex::encode(id).parse::<CertId>().map_err(|error| internal("an id", &error))?;
         self.store(actor, &zone, id, ready, None, dry_run).await
     }
 
@@ -514,7 +515,7 @@ impl Uploads {
             zone: content.zone.clone(),
             hostnames: content.hostnames.clone(),
             key_type: content.key_type.to_string(),
-            key_fingerprint: hex(&content.spki_sha256),
+            key_fingerprint: hex::encode(content.spki_sha256),
             issuer: described.issuer,
             signature: described.signature_algorithm.to_owned(),
             not_before: described.not_before_s,
@@ -522,7 +523,7 @@ impl Uploads {
             created_ms: content.created_ms,
             modified_ms: time_ms,
             version,
-            policy: shown(&content.policy_text),
+            policy: shown(&content.policy_text).to_owned(),
         })
     }
 
@@ -649,7 +650,7 @@ fn view_of(zone: &ZoneId, id: &CertId, checked: &Checked, decision: &Decision, n
         zone: zone.clone(),
         hostnames: checked.hostnames.clone(),
         key_type: checked.key_type.to_string(),
-        key_fingerprint: hex(&checked.spki_sha256),
+        key_fingerprint: hex::encode(checked.spki_sha256),
         issuer: checked.issuer.clone(),
         signature: checked.signature_algorithm.to_owned(),
         not_before: checked.not_before_s,
@@ -657,17 +658,8 @@ fn view_of(zone: &ZoneId, id: &CertId, checked: &Checked, decision: &Decision, n
         created_ms: now_ms,
         modified_ms: now_ms,
         version: 1,
-        policy: shown(&decision.compiled.text),
+        policy: decision.shown_text().to_owned(),
     }
-}
-
-fn shown(policy: &str) -> String {
-    if policy.is_empty() { cinnabar_authority_api::compile::EVERYWHERE.to_owned() } else { policy.to_owned() }
-}
-
-/// Lower-case hexadecimal digits of public bytes.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A chain as PEM.

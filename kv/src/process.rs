@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cinnabar_daemon::health::{self, Health};
 use cinnabar_daemon::shutdown::Drained;
-use cinnabar_daemon::{Admin, Env, Hangup, Shutdown, Tls, telemetry};
+use cinnabar_daemon::{Admin, Env, Hangup, ProcessError, Shutdown, Tls, telemetry};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{NodeConfig, ReplicaConfig, VoterConfig};
@@ -25,27 +25,15 @@ use crate::replica::{Parts, Replica, TailEnd};
 use crate::server;
 use crate::snapshot_files::SnapshotFiles;
 
-/// Exit code of a wrong configuration.
-pub const EXIT_CONFIG: u8 = 64;
 /// Longest wait for another voter to take over at a shutdown.
 const HANDOVER_WAIT: Duration = Duration::from_secs(5);
 
-/// Why a process did not start, or had to end.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct ProcessError {
-    /// What is wrong and what to do.
-    pub message: String,
-    /// The exit code.
-    pub code: u8,
-}
-
 fn config(error: impl std::fmt::Display) -> ProcessError {
-    ProcessError { message: error.to_string(), code: EXIT_CONFIG }
+    ProcessError::config(error)
 }
 
 fn failed(error: impl std::fmt::Display) -> ProcessError {
-    ProcessError { message: error.to_string(), code: 1 }
+    ProcessError::failed(error)
 }
 
 /// What both processes have before they have a copy.

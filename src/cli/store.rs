@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use cinnabar_daemon::ProcessError;
 use cinnabar_daemon::config::{self, ENV_PREFIX};
-use cinnabar_kv::process::{self, ProcessError};
+use cinnabar_kv::process;
 use cinnabar_kv_api::Target;
 use cinnabar_kv_api::proto::cluster_client::ClusterClient;
 use cinnabar_kv_api::proto::{self, StatusResponse};

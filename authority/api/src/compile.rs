@@ -8,11 +8,11 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use cinnabar_abe::limits::Limits;
-use cinnabar_abe::{Attributes, Part, Places, Policy, PolicyError, PolicyId, Span, Truth, caret};
+use cinnabar_abe::{Attributes, Part, Places, Policy, PolicyError, PolicyId, Span, caret};
 use cinnabar_daemon::id::ClusterId;
 
 use crate::names::DataCenterId;
@@ -309,22 +309,15 @@ impl Compiled {
 
     /// Why none of these machines satisfies the policy; `None` when one does.
     pub fn unsatisfied<'a>(&self, machines: impl IntoIterator<Item = &'a Attributes>) -> Option<PolicyProblem> {
-        let mut any = BTreeMap::new();
+        let nothing = Attributes::new::<&str, &str>([]).expect("no attribute is no bad attribute");
+        let mut met = self.policy.truth(&nothing);
         for attributes in machines {
-            let truth: Truth = self.policy.truth(attributes);
-            if truth.whole {
+            met.join(&self.policy.truth(attributes));
+            if met.whole {
                 return None;
             }
-            let conditions = truth.conditions.iter().enumerate().map(|(n, met)| ((false, n), *met));
-            let operators = truth.operators.iter().enumerate().map(|(n, met)| ((true, n), *met));
-            for (part, met) in conditions.chain(operators) {
-                *any.entry(part).or_insert(false) |= met;
-            }
         }
-        let met = |part: Part| match part {
-            Part::Condition(n) => any.get(&(false, n)).copied().unwrap_or(false),
-            Part::Operator(n) => any.get(&(true, n)).copied().unwrap_or(false),
-        };
+        let met = |part: Part| met.of(part);
         let (span, hint) = self.fault(met);
         let message = "no data centre satisfies this policy".to_owned();
         Some(PolicyProblem { code: "no-data-centre", message, span, hint, text: self.text.clone() })

@@ -154,8 +154,7 @@ pub fn is_country(code: &str) -> bool {
 }
 
 fn is_word(text: &str) -> bool {
-    let alphabet = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    (1..=WORD_BYTES_MAX).contains(&text.len()) && alphabet && !matches!(text, "and" | "or" | "not")
+    text.len() <= WORD_BYTES_MAX && cinnabar_abe::is_word(text.as_bytes())
 }
 
 impl Schema {

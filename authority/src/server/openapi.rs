@@ -91,6 +91,16 @@ fn tell(call: Call) -> Told {
     }
 }
 
+/// The whole description, as the file keeps it.
+///
+/// # Panics
+/// Never: it is JSON already.
+pub fn text() -> String {
+    let mut text = serde_json::to_string_pretty(&document()).expect("a value of JSON is JSON");
+    text.push('\n');
+    text
+}
+
 /// The whole description.
 pub fn document() -> Value {
     let mut paths = Map::new();
@@ -235,26 +245,10 @@ mod tests {
 
     use super::*;
 
-    fn file() -> std::path::PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json")
-    }
-
-    fn text() -> String {
-        let mut text = serde_json::to_string_pretty(&document()).unwrap();
-        text.push('\n');
-        text
-    }
-
     #[test]
     fn the_file_is_what_the_table_says() {
-        let kept = std::fs::read_to_string(file()).unwrap();
-        assert!(kept == text(), "cargo test -p cinnabar-authority -- --ignored openapi writes it anew");
-    }
-
-    #[test]
-    #[ignore = "writes openapi.json"]
-    fn openapi_is_written_anew() {
-        std::fs::write(file(), text()).unwrap();
+        let kept = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json")).unwrap();
+        assert!(kept == text(), "cargo run -p cinnabar-authority --example openapi writes it anew");
     }
 
     #[test]

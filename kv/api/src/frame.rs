@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use cinnabar_daemon::id::ClusterId;
+use cinnabar_daemon::{Role, Tls, VerifyError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, bounded};
@@ -91,6 +92,15 @@ impl SignedCheckpoint {
     /// The bytes that are signed.
     pub fn message(body: &[u8]) -> Vec<u8> {
         [CHECKPOINT_DOMAIN, body].concat()
+    }
+
+    /// Was it signed by a voter of the cluster, with a certificate that held at `at_ms` (milliseconds since 1970)?
+    ///
+    /// # Errors
+    /// [`VerifyError`]; nothing of the body may then be believed.
+    pub fn check_signature(&self, tls: &Tls, at_ms: u64) -> Result<(), VerifyError> {
+        let message = Self::message(&self.body);
+        tls.verify_signed(&self.certificate, self.scheme, &message, &self.signature, &[Role::Voter], at_ms).map(drop)
     }
 
     /// Decodes the body; says nothing about the signature.

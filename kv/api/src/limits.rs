@@ -42,6 +42,8 @@ pub const SESSIONS_MAX: usize = 10_000;
 pub const SESSION_ANSWERS_MAX: usize = 256;
 /// Prefix under which operators may write.
 pub const OPERATOR_PREFIX: &[u8] = b"operator/";
+/// Furthest that a checkpoint's time may be ahead of its reader's clock, in milliseconds.
+pub const CHECKPOINT_AHEAD_MS_MAX: u64 = 60_000;
 /// Most voters of a cluster.
 pub const VOTERS_MAX: usize = 5;
 /// Bytes of an address, `host:port`.

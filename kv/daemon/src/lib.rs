@@ -4,7 +4,7 @@
 //! The road of a process: [`config`] reads its file, [`telemetry`] opens its log, [`mtls`] loads who it is,
 //! [`shutdown`] listens for signals, [`health`] answers probes, [`backoff`] spaces what is tried again; every clock,
 //! random byte and socket comes from [`mod@env`]. [`pki`] makes the certificates, [`mod@file`] keeps them safe on disk.
-//! [`mod@codec`] turns values into bytes. [`mod@allocator`] is the memory beneath.
+//! [`mod@codec`] turns values into bytes, [`process`] says why one ends. [`mod@allocator`] is the memory beneath.
 //! Law: this crate knows no service. It depends on none of ours and offers nothing that only one process would use.
 #![deny(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod health;
 pub mod id;
 pub mod mtls;
 pub mod pki;
+pub mod process;
 pub mod shutdown;
 pub mod telemetry;
 
@@ -28,5 +29,6 @@ pub use env::{Clock, Env, Net, Rng};
 pub use health::{Admin, Health};
 pub use id::{ClusterId, Identity, NodeName, Role};
 pub use mtls::{Acceptor, AcceptorLimits, PeerInfo, Signature, Tls, TlsError, TlsFiles, TlsIo, VerifyError};
+pub use process::ProcessError;
 pub use shutdown::{Hangup, Shutdown};
 pub use telemetry::LogFormat;

@@ -3,14 +3,12 @@
 
 use std::sync::Arc;
 
-use cinnabar_daemon::{Clock, Role, Tls};
+use cinnabar_daemon::{Clock, Tls};
+use cinnabar_kv_api::limits::CHECKPOINT_AHEAD_MS_MAX;
 use cinnabar_kv_api::{Checkpoint, Frame, SignedCheckpoint, StoreId};
 use parking_lot::Mutex;
 
 use crate::log::{LogEntry, LogPoint};
-
-/// Furthest that a checkpoint's time may be ahead of this node's clock, in milliseconds.
-pub const AHEAD_MS_MAX: u64 = 60_000;
 
 /// Why a frame or snapshot is not believed. Nothing of it is applied.
 #[derive(Debug, thiserror::Error)]
@@ -119,16 +117,7 @@ impl Verifier {
         checkpoint: Checkpoint,
         now: u64,
     ) -> Result<Checkpoint, Disbelief> {
-        let message = SignedCheckpoint::message(&signed.body);
-        let verified = self.tls.verify_signed(
-            &signed.certificate,
-            signed.scheme,
-            &message,
-            &signed.signature,
-            &[Role::Voter],
-            now,
-        );
-        verified.map_err(|error| Disbelief::Signature(error.to_string()))?;
+        signed.check_signature(&self.tls, now).map_err(|error| Disbelief::Signature(error.to_string()))?;
         let ours = &self.tls.identity().cluster;
         if checkpoint.cluster != *ours {
             return Err(Disbelief::Foreign { what: checkpoint.cluster.to_string(), ours: ours.to_string() });
@@ -137,7 +126,7 @@ impl Verifier {
         if let Some(follow) = follow {
             return Err(Disbelief::Foreign { what: checkpoint.store_id.to_string(), ours: follow.to_string() });
         }
-        if checkpoint.unix_ms > now + AHEAD_MS_MAX {
+        if checkpoint.unix_ms > now + CHECKPOINT_AHEAD_MS_MAX {
             return Err(Disbelief::Ahead(checkpoint.unix_ms - now));
         }
         Ok(checkpoint)

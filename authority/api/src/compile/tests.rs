@@ -1,5 +1,7 @@
 //! Policy texts: what they become, what is refused and where, and that the preview is what machines can do.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
