@@ -18,7 +18,7 @@ pub enum After {
     Changes {
         /// In order.
         changes: Vec<std::sync::Arc<Changes>>,
-        /// Nothing at or below this index is missing from them.
+        /// Nothing at or below this index is missing from them; never below the asked index.
         applied: u64,
     },
     /// Changes after the asked index are gone; `oldest` is the least index that can be asked for.
@@ -98,7 +98,8 @@ impl ChangeRing {
         let changes: Vec<_> = ring.changes.range(start..).take(limit).cloned().collect();
         let applied = match changes.last() {
             Some(last) if changes.len() == limit => last.index,
-            _ => ring.applied,
+            // A copy is read before the ring is told: who read it is ahead, and goes back no step.
+            _ => ring.applied.max(index),
         };
         After::Changes { changes, applied }
     }
@@ -132,6 +133,7 @@ mod tests {
         assert_eq!(indexes(ring.after(12, 8)), [13]);
         assert_eq!(ring.after(10, 1), After::Changes { changes: vec![entry(11, 1).into()], applied: 11 });
         assert_eq!(ring.after(13, 8), After::Changes { changes: vec![], applied: 14 });
+        assert_eq!(ring.after(16, 8), After::Changes { changes: vec![], applied: 16 }, "a reader ahead of the ring");
         for index in 15..80 {
             ring.push(vec![entry(index, 1024 * 1024)], index);
         }

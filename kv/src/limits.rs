@@ -12,6 +12,11 @@ pub const LOG_INDEX_EVERY: u64 = 64;
 pub const LOG_JOBS_MAX: usize = 8192;
 /// Bytes of log entries that are kept below the applied index for replicas that fall behind.
 pub const LOG_KEEP_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+/// Part of the live bytes beyond which no log is kept, whatever is configured: it would be half of what a node's folder
+/// holds, for those whom a snapshot helps nearly as soon.
+pub const LOG_KEEP_PART: u64 = 4;
+/// Bytes of log that are kept however few the live bytes are, unless fewer are configured.
+pub const LOG_KEEP_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Time between two looks at what may be purged, in milliseconds.
 pub const PURGE_EVERY_MS: u64 = 1_000;
 
@@ -32,6 +37,9 @@ pub const GATHER_MS: u64 = 50;
 pub const CACHE_BYTES_DEFAULT: u64 = 512 * 1024 * 1024;
 /// Bytes that the engine may keep in memory.
 pub const ENGINE_CACHE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// Items of an engine batch for each round of freeing what the engine replaced, after it. A round frees up to 512
+/// objects; an item leaves some four.
+pub const ENGINE_ITEMS_PER_ROUND: usize = 64;
 /// Time between two flushes of the state to the disk, in milliseconds.
 pub const FLUSH_EVERY_MS: u64 = 1_000;
 
@@ -84,7 +92,15 @@ pub const SNAPSHOT_IDLE_MS_MAX: u64 = 10 * 60 * 1000;
 /// Bytes of the buffers through which snapshot files are written and read.
 pub const SNAPSHOT_BUFFER_BYTES: usize = 256 * 1024;
 /// Bytes of records gathered into one engine batch while a snapshot is imported.
-pub const IMPORT_BATCH_BYTES: usize = 1024 * 1024;
+pub const IMPORT_BATCH_BYTES: usize = 128 * 1024;
+/// Bytes of records after which an import waits for the disk: what the engine still has to write waits in memory.
+pub const IMPORT_SYNC_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of pages that the engine keeps in memory while a snapshot is imported: records come in the order of their keys,
+/// and none is looked at again. It is opened anew for serving.
+pub const IMPORT_ENGINE_CACHE_BYTES: u64 = 4 * 1024 * 1024;
+/// Memory that an install takes beyond what the process had before, however large the state; `tests/memory.rs` holds
+/// it. The index of the engine's pages comes on top, some 20 bytes a record.
+pub const INSTALL_MEMORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of a snapshot's header.
 pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 256 * 1024;
 

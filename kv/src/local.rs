@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::changes::ChangeRing;
 use crate::files::{read_if_there, replace_file};
-use crate::limits::{CACHE_BYTES_DEFAULT, ENGINE_CACHE_BYTES_DEFAULT};
+use crate::limits::{CACHE_BYTES_DEFAULT, ENGINE_CACHE_BYTES_DEFAULT, IMPORT_ENGINE_CACHE_BYTES};
 use crate::log::LogEntry;
 use crate::snapshot::{self, Dump, Header, SnapshotError};
 use crate::state::{Outcome, Point, Read, State, StateOptions, StateWriter};
@@ -100,6 +100,18 @@ fn engine_in(options: &LocalOptions, name: &str) -> Result<Arc<dyn Engine>, Stor
         Some(dir) => Arc::new(SledEngine::open(&dir.join(name), options.engine_cache_bytes)?),
         None => Arc::new(MemoryEngine::default()),
     })
+}
+
+/// Fills a new engine from a snapshot file: one on disk with the least of memory, then opened anew to serve.
+fn imported(options: &LocalOptions, name: &str, file: &Path) -> Result<(Header, Arc<dyn Engine>), SnapshotError> {
+    let cache_bytes = options.engine_cache_bytes.min(IMPORT_ENGINE_CACHE_BYTES);
+    let engine = engine_in(&LocalOptions { engine_cache_bytes: cache_bytes, ..options.clone() }, name)?;
+    let header = snapshot::import(file, &engine)?;
+    if options.dir.is_none() {
+        return Ok((header, engine));
+    }
+    drop(engine);
+    Ok((header, engine_in(options, name)?))
 }
 
 fn damaged(problem: String) -> StoreError {
@@ -308,11 +320,9 @@ impl Local {
             fs::remove_dir_all(dir.join(&name))?;
         }
         self.stale.store(true, Ordering::Release);
-        let engine = engine_in(&self.options, &name)?;
-        let header = match snapshot::import(file, &engine) {
-            Ok(header) => header,
+        let (header, engine) = match imported(&self.options, &name, file) {
+            Ok(imported) => imported,
             Err(error) => {
-                drop(engine);
                 if let Some(dir) = &self.options.dir {
                     let _ = fs::remove_dir_all(dir.join(&name));
                 }

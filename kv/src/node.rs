@@ -3,6 +3,7 @@
 //! A voter starts unassigned when its folder is new: it answers only the call that gives it a node id, for good. A
 //! replica has its copy from the start. Law: a node id is written once into a folder, and never into a second one.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,6 +113,8 @@ pub struct Node {
     pub membership: Mutex<()>,
     /// The disk is nearly full: writes are refused.
     pub disk_full: AtomicBool,
+    /// What a process that embeds a replica says of itself in the status; kv gives it no meaning.
+    pub labels: parking_lot::Mutex<BTreeMap<String, String>>,
     /// The last channel to another voter.
     pub leader_channel: parking_lot::Mutex<Option<(String, Channel)>>,
     core: OnceLock<Arc<Core>>,
@@ -200,6 +203,7 @@ impl Node {
             shutdown: parts.shutdown,
             advertise: parts.advertise,
             version: parts.version,
+            labels: parking_lot::Mutex::default(),
             data_dir: parts.data_dir,
             writes: Semaphore::new(WRITES_IN_FLIGHT_MAX),
             membership: Mutex::new(()),

@@ -14,7 +14,7 @@ use cinnabar_daemon::{Admin, Env, Hangup, ProcessError, Shutdown, Tls, telemetry
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{NodeConfig, ReplicaConfig, VoterConfig};
-use crate::limits::{DISK_RESERVE_BYTES, FLUSH_EVERY_MS, PURGE_EVERY_MS};
+use crate::limits::{DISK_RESERVE_BYTES, FLUSH_EVERY_MS, LOG_KEEP_BYTES_MIN, LOG_KEEP_PART, PURGE_EVERY_MS};
 use crate::local::{CheckpointFile, Local};
 use crate::log::Log;
 use crate::metrics::Metrics;
@@ -48,9 +48,14 @@ struct Started {
     hangup: Hangup,
 }
 
-async fn start(conf: &NodeConfig, version: &str, in_memory: bool, timing: Timing) -> Result<Started, ProcessError> {
+async fn start(
+    env: Env,
+    conf: &NodeConfig,
+    version: &str,
+    in_memory: bool,
+    timing: Timing,
+) -> Result<Started, ProcessError> {
     telemetry::init_log(conf.log.format, &conf.log.filter).map_err(config)?;
-    let env = Env::system();
     let hangup = Hangup::new().map_err(failed)?;
     let asked = Shutdown::from_signals().map_err(failed)?;
     let shutdown = Shutdown::new();
@@ -151,6 +156,11 @@ fn serve(started: Started) -> (Arc<Node>, Shutdown) {
     (node, shutdown)
 }
 
+/// Bytes of log to keep, of those that are configured, beside so many bytes of live records.
+fn worth_keeping(configured: u64, live_bytes: u64) -> u64 {
+    configured.min((live_bytes / LOG_KEEP_PART).max(LOG_KEEP_BYTES_MIN))
+}
+
 /// Keeps the state durable, the log short, the gauges true, and the disk from filling up.
 async fn keep(node: Arc<Node>, log_keep_bytes: u64) {
     let mut tick = tokio::time::interval(Duration::from_millis(FLUSH_EVERY_MS));
@@ -178,6 +188,7 @@ async fn keep(node: Arc<Node>, log_keep_bytes: u64) {
         turn += 1;
         if turn.is_multiple_of(purge_every) {
             core.snapshots.remove_idle();
+            let log_keep_bytes = worth_keeping(log_keep_bytes, core.local.point().record_bytes);
             if let Some(voter) = &core.voter
                 && let Err(error) = voter.purge(log_keep_bytes).await
             {
@@ -253,7 +264,7 @@ async fn finish(node: Arc<Node>, shutdown: Shutdown) -> Result<(), ProcessError>
 pub async fn run_voter(conf: VoterConfig, version: &str) -> Result<(), ProcessError> {
     let timing = conf.timing().map_err(config)?;
     let common = conf.node();
-    let started = start(&common, version, false, timing).await?;
+    let started = start(Env::system(), &common, version, false, timing).await?;
     let node = started.node.clone();
     check_health(&node, &started.health);
     if let Some(assignment) = node.assignment().map_err(failed)? {
@@ -324,52 +335,133 @@ fn remove_folder(dir: &Path) -> Result<(), ProcessError> {
 /// # Errors
 /// [`ProcessError`] with its exit code.
 pub async fn run_replica(conf: ReplicaConfig, version: &str) -> Result<(), ProcessError> {
-    let follow = conf.follow().map_err(config)?;
-    let common = conf.node();
-    let started = start(&common, version, conf.in_memory, Timing::default()).await?;
-    let node = started.node.clone();
-    check_health(&node, &started.health);
-    let log_dir = common.data_dir.join("log");
-    let (local, log) = open_copy(&node, &common.data_dir, &log_dir)?;
-    let milestones = Arc::new(Milestones::open(Some(&log_dir), log.last().index).map_err(failed)?);
-    let checkpoint_dir = (!conf.in_memory).then(|| common.data_dir.clone());
-    let replica = Replica::open(Parts {
-        local: local.clone(),
-        log: log.clone(),
-        milestones,
-        fetch_dir: common.data_dir.join("fetch"),
-        checkpoint_file: CheckpointFile::new(checkpoint_dir),
-        follow,
-        upstreams: conf.upstreams.clone(),
-        env: node.env.clone(),
-        tls: node.tls.clone(),
-        metrics: node.metrics.clone(),
-    })
-    .map_err(failed)?;
-    let witness = replica.clone();
-    let snapshots = SnapshotFiles::open(
-        common.data_dir.join("snapshots"),
-        local.clone(),
-        node.env.clock.clone(),
-        Box::new(move |point| witness.witness(point)),
-    )
-    .map_err(failed)?;
-    let feed = replica.feed().clone();
-    node.set_core(Core { local, feed, snapshots, log, voter: None, replica: Some(replica.clone()) });
-    announce(&node, started.tcp.local_addr().unwrap_or(common.listen));
-    let asked = started.asked.clone();
-    let (node, shutdown) = serve(started);
-    tokio::spawn(keep(node.clone(), common.log_keep_bytes));
-    let following = replica.run(shutdown.clone());
-    tokio::select! {
-        end = following => {
-            if let Err(TailEnd::Own(problem)) = end {
-                tracing::error!(%problem, "this node's disk failed: this process ends");
-                std::process::exit(EXIT_DISK);
-            }
-        }
-        () = asked.wait() => {}
+    EmbeddedReplica::start(Env::system(), &conf, version).await?.run().await
+}
+
+/// A replica inside a process: its own, or one that reads the copy where it lies. It has the process's log, metrics,
+/// signals and administrative listener.
+pub struct EmbeddedReplica {
+    started: Started,
+    replica: Arc<Replica>,
+    local: Arc<Local>,
+    log: Log,
+    log_keep_bytes: u64,
+}
+
+impl EmbeddedReplica {
+    /// Opens the copy and listens; nothing is followed or answered before [`EmbeddedReplica::run`].
+    ///
+    /// # Errors
+    /// [`ProcessError`] with its exit code.
+    pub async fn start(env: Env, conf: &ReplicaConfig, version: &str) -> Result<Self, ProcessError> {
+        let follow = conf.follow().map_err(config)?;
+        let common = conf.node();
+        let started = start(env, &common, version, conf.in_memory, Timing::default()).await?;
+        let node = started.node.clone();
+        check_health(&node, &started.health);
+        let log_dir = common.data_dir.join("log");
+        let (local, log) = open_copy(&node, &common.data_dir, &log_dir)?;
+        let milestones = Arc::new(Milestones::open(Some(&log_dir), log.last().index).map_err(failed)?);
+        let checkpoint_dir = (!conf.in_memory).then(|| common.data_dir.clone());
+        let replica = Replica::open(Parts {
+            local: local.clone(),
+            log: log.clone(),
+            milestones,
+            fetch_dir: common.data_dir.join("fetch"),
+            checkpoint_file: CheckpointFile::new(checkpoint_dir),
+            follow,
+            upstreams: conf.upstreams.clone(),
+            env: node.env.clone(),
+            tls: node.tls.clone(),
+            metrics: node.metrics.clone(),
+        })
+        .map_err(failed)?;
+        let witness = replica.clone();
+        let snapshots = SnapshotFiles::open(
+            common.data_dir.join("snapshots"),
+            local.clone(),
+            node.env.clock.clone(),
+            Box::new(move |point| witness.witness(point)),
+        )
+        .map_err(failed)?;
+        let (feed, own) = (replica.feed().clone(), Some(replica.clone()));
+        node.set_core(Core { local: local.clone(), feed, snapshots, log: log.clone(), voter: None, replica: own });
+        announce(&node, started.tcp.local_addr().unwrap_or(common.listen));
+        Ok(Self { started, replica, local, log, log_keep_bytes: common.log_keep_bytes })
     }
-    shutdown.trigger();
-    finish(node, shutdown).await
+
+    /// The copy.
+    pub fn local(&self) -> &Arc<Local> {
+        &self.local
+    }
+
+    /// The entries that are passed on: what the chain was at an index.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The replica itself: whom it follows.
+    pub fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    /// The process's readiness, for further checks.
+    pub fn health(&self) -> &Health {
+        &self.started.health
+    }
+
+    /// Who this process is.
+    pub fn tls(&self) -> &Arc<Tls> {
+        &self.started.node.tls
+    }
+
+    /// The node: its `labels` say something of this process in its status, such as its data centre.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.started.node
+    }
+
+    /// Ends when the process was asked to stop; what else it runs ends with [`EmbeddedReplica::shutdown`].
+    pub fn asked(&self) -> &Shutdown {
+        &self.started.asked
+    }
+
+    /// Triggered while [`EmbeddedReplica::run`] ends: it waits for what was spawned on it.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.started.node.shutdown
+    }
+
+    /// Follows and serves until the process is told to stop.
+    ///
+    /// # Errors
+    /// [`ProcessError`] with its exit code.
+    pub async fn run(self) -> Result<(), ProcessError> {
+        let asked = self.started.asked.clone();
+        let (node, shutdown) = serve(self.started);
+        tokio::spawn(keep(node.clone(), self.log_keep_bytes));
+        let following = self.replica.run(shutdown.clone());
+        tokio::select! {
+            end = following => {
+                if let Err(TailEnd::Own(problem)) = end {
+                    tracing::error!(%problem, "this node's disk failed: this process ends");
+                    std::process::exit(EXIT_DISK);
+                }
+            }
+            () = asked.wait() => {}
+        }
+        shutdown.trigger();
+        finish(node, shutdown).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_as_long_as_configured_and_no_burden_to_a_small_store() {
+        const MIB: u64 = 1024 * 1024;
+        for (configured, live, kept) in [(256, 0, 64), (256, 266, 66), (256, 4096, 256), (1, 4096, 1), (1, 0, 1)] {
+            assert_eq!(worth_keeping(configured * MIB, live * MIB) / MIB, kept, "{configured} {live}");
+        }
+    }
 }

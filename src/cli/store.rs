@@ -65,7 +65,8 @@ pub enum Cluster {
     Status,
 }
 
-fn process_error(error: ProcessError) -> CliError {
+/// A process's end as a command's.
+pub fn process_error(error: ProcessError) -> CliError {
     CliError::Process { message: error.message, code: error.code }
 }
 
@@ -209,11 +210,15 @@ fn row(status: &StatusResponse, address: &str) -> Value {
     json!({
         "node": status.node,
         "role": status.role,
-        "health": status.health,
+        "data_center": status.labels.get("data_center"),
+        "country": status.labels.get("country"),
+        "health": if status.health == "ok" { status.labels.get("health").unwrap_or(&status.health) } else { &status.health },
         "applied_index": status.applied_index,
         "behind_entries": status.committed_index.saturating_sub(status.applied_index),
         "behind_ms": behind_ms(status.behind_ms),
         "fed_by": status.fed_by,
+        "generation": status.labels.get("generation").and_then(|text| text.parse::<u32>().ok()),
+        "alarms": status.labels.get("alarms"),
         "version": status.version,
         "address": address,
         "cluster": status.cluster,
@@ -230,13 +235,15 @@ fn row(status: &StatusResponse, address: &str) -> Value {
 }
 
 /// Columns of the table, and the fields of a row that fill them.
-const COLUMNS: [(&str, &str); 8] = [
+const COLUMNS: [(&str, &str); 10] = [
     ("NODE", "node"),
     ("ROLE", "role"),
+    ("COUNTRY", "country"),
     ("HEALTH", "health"),
     ("APPLIED", "applied_index"),
     ("BEHIND", "behind"),
     ("FED BY", "fed_by"),
+    ("KEY GEN", "generation"),
     ("ADDRESS", "address"),
     ("VERSION", "version"),
 ];
@@ -259,15 +266,25 @@ fn table(format: Format, rows: Vec<Value>) -> Result<(), CliError> {
             other => other.to_string(),
         },
     };
-    let mut lines = vec![COLUMNS.map(|(title, _)| title.to_owned())];
-    lines.extend(rows.iter().map(|row| COLUMNS.map(|(_, field)| cell(row, field))));
+    // What edge nodes alone have is shown when there is one.
+    let shown = |(_, field): &&(&str, &str)| {
+        !matches!(*field, "country" | "generation") || rows.iter().any(|row| !row[*field].is_null())
+    };
+    let columns: Vec<&(&str, &str)> = COLUMNS.iter().filter(shown).collect();
+    let mut lines: Vec<Vec<String>> = vec![columns.iter().map(|(title, _)| (*title).to_owned()).collect()];
+    lines.extend(rows.iter().map(|row| columns.iter().map(|(_, field)| cell(row, field)).collect()));
     let widths: Vec<usize> =
-        (0..COLUMNS.len()).map(|n| lines.iter().map(|line| line[n].chars().count()).max().unwrap_or(0)).collect();
+        (0..columns.len()).map(|n| lines.iter().map(|line| line[n].chars().count()).max().unwrap_or(0)).collect();
     let mut text = String::new();
     for line in lines {
         let padded: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         text.push_str(padded.join("  ").trim_end());
         text.push('\n');
+    }
+    for row in &rows {
+        if let Some(alarms) = row["alarms"].as_str().filter(|alarms| !alarms.is_empty()) {
+            text.push_str(&format!("{}: {alarms}\n", row["node"].as_str().unwrap_or("-")));
+        }
     }
     print_text(&text)
 }

@@ -394,6 +394,7 @@ pub fn describe(node: &Arc<Node>) -> proto::StatusResponse {
         version: node.version.clone(),
         role: "unassigned".to_owned(),
         health: "unassigned".to_owned(),
+        labels: node.labels.lock().clone().into_iter().collect(),
         ..Default::default()
     };
     let Some(core) = node.core() else { return status };
@@ -412,7 +413,8 @@ pub fn describe(node: &Arc<Node>) -> proto::StatusResponse {
         describe_voter(voter, &mut status);
     }
     if let Some(replica) = &core.replica {
-        status.role = "replica".to_owned();
+        let edge = node.tls.identity().role == Role::Edge;
+        status.role = if edge { "edge" } else { "replica" }.to_owned();
         status.fed_by = replica.upstreams().current_name().unwrap_or_default();
         status.upstreams = replica.upstreams().describe();
     }

@@ -9,7 +9,7 @@ use super::hash::{Space, Sum, digest};
 use super::meta::{META_KEY, Meta};
 use super::record::{self, Record};
 use super::sessions::Session;
-use crate::limits::IMPORT_BATCH_BYTES;
+use crate::limits::{IMPORT_BATCH_BYTES, IMPORT_SYNC_BYTES};
 use crate::snapshot::Header;
 use crate::store::{Batch, Engine, StoreError};
 
@@ -34,13 +34,23 @@ pub struct Importer {
     last: (u8, Bytes),
     batch: Batch,
     batch_bytes: usize,
+    unsynced_bytes: usize,
 }
 
 impl Importer {
     fn new(engine: Option<Arc<dyn Engine>>) -> Self {
         let last = (Space::Session as u8, Bytes::new());
-        let (batch, batch_bytes) = (Batch::new(), 0);
-        Self { engine, sum: Sum::default(), records: 0, record_bytes: 0, sessions: 0, last, batch, batch_bytes }
+        Self {
+            engine,
+            sum: Sum::default(),
+            records: 0,
+            record_bytes: 0,
+            sessions: 0,
+            last,
+            batch: Batch::new(),
+            batch_bytes: 0,
+            unsynced_bytes: 0,
+        }
     }
 
     /// Only sums up.
@@ -89,9 +99,14 @@ impl Importer {
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
-        self.batch_bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
-        self.engine.as_ref().map_or(Ok(()), |engine| engine.commit(batch))
+        let Some(engine) = &self.engine else { return Ok(()) };
+        self.unsynced_bytes += std::mem::take(&mut self.batch_bytes);
+        engine.commit(std::mem::take(&mut self.batch))?;
+        if self.unsynced_bytes >= IMPORT_SYNC_BYTES {
+            self.unsynced_bytes = 0;
+            engine.make_durable()?;
+        }
+        Ok(())
     }
 
     /// Compares what was summed up with what the header says.

@@ -5,6 +5,10 @@
 //! segment goes to a file of its own under `blobs/`, which sled never syncs. Values reach sled in pieces, and segments
 //! are large enough, that merging pages seldom makes one; those that are made are synced here before the log, and a
 //! database that has any is read through when it is opened. docs/adr/0005 has the measurements.
+//!
+//! What sled replaces it leaves to crossbeam-epoch, which frees at most 512 objects at every 128th batch of a thread,
+//! however many a batch left, and sled uses a part of its file again only after that. So each commit here has what was
+//! left freed, as many objects as batches make: without it memory and file grew with every byte written.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -19,6 +23,7 @@ use parking_lot::Mutex;
 
 use super::{Batch, Engine, StoreError};
 use crate::files::{create_dir, sync_dir};
+use crate::limits::ENGINE_ITEMS_PER_ROUND;
 
 /// Times that a locked database is tried.
 const LOCK_TRIES_MAX: u32 = 100;
@@ -27,6 +32,8 @@ const LOCK_WAIT: Duration = Duration::from_millis(10);
 
 /// Bytes of one of sled's segments: twice its default, so that pages up to 256 KiB stay in the log.
 const SEGMENT_BYTES: usize = 1024 * 1024;
+/// Rounds of freeing after a flush: an object is freed two epochs after it was left, and a round begins at most one.
+const ROUNDS_AFTER_FLUSH: usize = 3;
 /// Folder of the pages that did not.
 const LARGE_PAGES_DIR: &str = "blobs";
 
@@ -82,6 +89,14 @@ impl SledEngine {
     }
 }
 
+/// Has crossbeam-epoch free what sled left for it: some rounds of at most 512 objects, in this thread. What a reader may
+/// still look at waits for a later one.
+fn free_garbage(rounds: usize) {
+    for _ in 0..rounds {
+        crossbeam_epoch::pin().flush();
+    }
+}
+
 fn large_pages(dir: &Path) -> io::Result<BTreeSet<OsString>> {
     match fs::read_dir(dir.join(LARGE_PAGES_DIR)) {
         Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect(),
@@ -133,6 +148,7 @@ impl Engine for SledEngine {
     }
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let rounds = 1 + batch.len() / ENGINE_ITEMS_PER_ROUND;
         let mut changes = sled::Batch::default();
         for (key, value) in batch {
             match value {
@@ -140,11 +156,14 @@ impl Engine for SledEngine {
                 None => changes.remove(key),
             }
         }
-        Ok(self.db.apply_batch(changes)?)
+        self.db.apply_batch(changes)?;
+        free_garbage(rounds);
+        Ok(())
     }
 
     fn make_durable(&self) -> Result<(), StoreError> {
         self.db.flush()?;
+        free_garbage(ROUNDS_AFTER_FLUSH);
         self.sync_large_pages()?;
         Ok(self.file.sync_data()?)
     }
