@@ -33,8 +33,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// Most bytes of a record that [`crate::signature`] signs or verifies.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
 
-/// Most bytes of a secret that [`crate::seal`] seals.
-pub const SEALED_SECRET_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of a secret that [`crate::seal`] seals: two attribute keys of 256 labels.
+pub const SEALED_SECRET_BYTES_MAX: usize = 320 * 1024;
 /// Most bytes of a sealed file's purpose.
 pub const SEALED_PURPOSE_BYTES_MAX: usize = 64;
 /// Most recipients of a sealed file.

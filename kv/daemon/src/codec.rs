@@ -91,3 +91,25 @@ pub fn decode<T: DeserializeOwned, const LIMIT: usize>(
         bytes => Err(CodecError::LeftOver { what, bytes }),
     }
 }
+
+/// Decodes the value that bytes of at most `LIMIT` begin with, format byte before it; what follows it is not looked at.
+/// For what must be known before the whole is worth reading; nothing of it is believed yet.
+///
+/// # Errors
+/// [`CodecError`], as [`decode`], but for bytes left over.
+pub fn decode_start<T: DeserializeOwned, const LIMIT: usize>(
+    what: &'static str,
+    format: u8,
+    bytes: &[u8],
+) -> Result<T, CodecError> {
+    if bytes.is_empty() || bytes.len() > LIMIT {
+        return Err(CodecError::Length { what, most: LIMIT, actual: bytes.len() });
+    }
+    if bytes[0] != format {
+        return Err(CodecError::UnknownFormat { what, expected: format, actual: bytes[0] });
+    }
+    let config = CONFIG.with_limit::<LIMIT>();
+    let (value, _) = bincode::serde::decode_from_slice(&bytes[1..], config)
+        .map_err(|error| CodecError::Malformed { what, problem: error.to_string() })?;
+    Ok(value)
+}

@@ -4,7 +4,8 @@
 //! The road of a process: [`config`] reads its file, [`telemetry`] opens its log, [`mtls`] loads who it is,
 //! [`shutdown`] listens for signals, [`health`] answers probes, [`backoff`] spaces what is tried again; every clock,
 //! random byte and socket comes from [`mod@env`]. [`pki`] makes the certificates, [`mod@file`] keeps them safe on disk.
-//! [`mod@codec`] turns values into bytes, [`process`] says why one ends. [`mod@allocator`] is the memory beneath.
+//! [`mod@codec`] turns values into bytes, [`process`] says why one ends. [`mod@allocator`] is the memory beneath,
+//! [`memory`] keeps it from swap and core files; [`random`] gives random numbers to what makes keys.
 //! Law: this crate knows no service. It depends on none of ours and offers nothing that only one process would use.
 #![deny(unsafe_code)]
 
@@ -16,9 +17,11 @@ pub mod env;
 pub mod file;
 pub mod health;
 pub mod id;
+pub mod memory;
 pub mod mtls;
 pub mod pki;
 pub mod process;
+pub mod random;
 pub mod shutdown;
 pub mod telemetry;
 

@@ -98,11 +98,23 @@ impl NewKey {
     /// [`PkiError::Library`].
     pub fn generate() -> Result<Self, PkiError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        let request = params.serialize_request(&key)?;
-        Ok(Self { key_pem: Zeroizing::new(key.serialize_pem()), request_der: request.der().to_vec() })
+        Ok(Self { request_der: request(&key)?, key_pem: Zeroizing::new(key.serialize_pem()) })
     }
+
+    /// The request for another certificate of a key that is in use (PKCS #8 PEM).
+    ///
+    /// # Errors
+    /// [`PkiError::Library`], also for what is no key.
+    pub fn request_again(key_pem: &str) -> Result<Vec<u8>, PkiError> {
+        request(&KeyPair::from_pem(key_pem)?)
+    }
+}
+
+/// A request, DER, that names nobody.
+fn request(key: &KeyPair) -> Result<Vec<u8>, PkiError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    Ok(params.serialize_request(key)?.der().to_vec())
 }
 
 impl fmt::Debug for NewKey {
@@ -122,7 +134,7 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000_000;
 
-    fn request(key: &KeyPair) -> Vec<u8> {
+    fn demanding(key: &KeyPair) -> Vec<u8> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "root of everything");
         params.subject_alt_names = vec![
@@ -143,7 +155,7 @@ mod tests {
     #[test]
     fn what_a_request_asks_for_is_ignored_and_its_key_is_used() {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let read = CertificateRequest::from_bytes(&request(&key)).unwrap();
+        let read = CertificateRequest::from_bytes(&demanding(&key)).unwrap();
         assert_eq!(read.public_key_der(), key.subject_public_key_info());
         let ca = CertificateAuthority::create(&"prod".parse().unwrap(), Validity::days(10, NOW), &SystemRng).unwrap();
         let identity = "spiffe://prod/edge/fra-1".parse().unwrap();
@@ -162,10 +174,19 @@ mod tests {
     }
 
     #[test]
+    fn a_key_asks_again_for_itself() {
+        let first = NewKey::generate().unwrap();
+        let again = NewKey::request_again(&first.key_pem).unwrap();
+        let key = |der: &[u8]| CertificateRequest::from_bytes(der).unwrap().public_key_der();
+        assert_eq!(key(&again), key(&first.request_der));
+        assert!(NewKey::request_again("no key").is_err());
+    }
+
+    #[test]
     fn only_p256_keys_that_signed_their_request_are_taken() {
         for algorithm in [&PKCS_ECDSA_P384_SHA384, &PKCS_ED25519, &rcgen::PKCS_RSA_SHA256] {
             let key = KeyPair::generate_for(algorithm).unwrap();
-            assert_eq!(refusal(&request(&key)), "the key is not ECDSA P-256");
+            assert_eq!(refusal(&demanding(&key)), "the key is not ECDSA P-256");
         }
         let good = NewKey::generate().unwrap().request_der;
         CertificateRequest::from_bytes(&good).unwrap();

@@ -1,6 +1,6 @@
 //! The process's own memory: kept out of core dumps, from debuggers and from swap.
 //!
-//! The road: `serve` and every command that opens a secret call [`protect`] before they do.
+//! The road: every process and command that opens a secret calls [`protect`] before it does.
 //! Law: what cannot be done is said, never passed over: [`MemoryReport`] has a line for each protection. Locking is all
 //! or nothing: under a limit that holds today, a later allocation would end the process, so it is only done without one.
 

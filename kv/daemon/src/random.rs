@@ -3,8 +3,8 @@
 //! Law: no key is made of bytes that did not come. The seam's generator can fail and the cryptography's cannot: so it is
 //! tried once, with an error, and from then on a failure ends the process.
 
-use cinnabar_daemon::Rng;
-use cinnabar_daemon::env::RngError;
+use crate::Rng;
+use crate::env::RngError;
 use rand_core::{TryCryptoRng, TryRng, UnwrapErr};
 
 /// The seam as the cryptography takes it.
