@@ -116,6 +116,23 @@ impl<T> Checked<T> {
     }
 }
 
+impl<T> Checked<Option<T>> {
+    /// The record; none for a tombstone.
+    pub fn live(self) -> Option<Checked<T>> {
+        let Self { key, version, previous, time_ms, content } = self;
+        content.map(|content| Checked { key, version, previous, time_ms, content })
+    }
+}
+
+impl Checked<AnyContent> {
+    /// The machine's record, if it is one.
+    pub fn machine(self) -> Option<Checked<Machine>> {
+        let Self { key, version, previous, time_ms, content } = self;
+        let AnyContent::Machine(content) = content else { return None };
+        Some(Checked { key, version, previous, time_ms, content })
+    }
+}
+
 impl<T> Deref for Checked<T> {
     type Target = T;
 
@@ -140,6 +157,16 @@ pub enum AnyContent {
     Revoked(Revoked),
     Token(Token),
     Head(Head),
+}
+
+/// What every record's body begins with.
+#[derive(serde::Deserialize)]
+struct Start {
+    #[allow(dead_code, reason = "stands before the version")]
+    cluster: ClusterId,
+    #[allow(dead_code, reason = "stands before the version")]
+    key: bytes::Bytes,
+    version: u64,
 }
 
 /// Checks records of one cluster, signed by one authority.
@@ -210,6 +237,16 @@ impl Verifier {
             PolicyCiphertext => PolicyCiphertext, Cert => Cert, Secret => Secret, Sni => Sni, Machine => Machine,
             Revoked => Revoked, Token => Token, Head => Head
         })
+    }
+
+    /// The version that a record claims to have. Nothing is verified: for a reader that has too many records to verify
+    /// before it needs them, and must still notice that one was replaced.
+    ///
+    /// # Errors
+    /// [`RecordError::Format`].
+    pub fn claimed_version(record: &[u8]) -> Result<u64, RecordError> {
+        let start = codec::decode_start::<Start, RECORD_BYTES_MAX>("record", FORMAT, record)?;
+        Ok(start.version)
     }
 
     /// Holds a record against the one that the reader has seen under the same key (version 0: none). A reader that sees

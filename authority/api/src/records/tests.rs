@@ -207,3 +207,18 @@ fn zones_hold_domains_apart() {
         assert!(zone(bad).check(&cluster()).is_err(), "{bad:?}");
     }
 }
+
+#[test]
+fn a_record_claims_the_version_that_it_has_and_bytes_that_are_none_claim_nothing() {
+    for previous in [0, 6, u64::MAX - 1] {
+        assert_eq!(Verifier::claimed_version(&sign(machine("fra-1"), previous)), Ok(previous + 1));
+    }
+    let record = sign(revoked(), 0);
+    for length in [0, 1, 8, 20] {
+        assert!(Verifier::claimed_version(&record[..length]).is_err(), "{length} bytes");
+    }
+    let found = verifier().read_any(b"machine/fra-1", &sign(machine("fra-1"), 0)).unwrap().live().unwrap();
+    assert_eq!(*found.machine().unwrap(), machine("fra-1"));
+    let other = verifier().read_any(b"revoked/fra-1", &record).unwrap().live().unwrap();
+    assert!(other.machine().is_none());
+}
