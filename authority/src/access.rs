@@ -11,12 +11,21 @@ use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
+use crate::metrics;
+
 /// A call and who may make it.
 pub struct Rule {
     /// The call's path.
     pub path: &'static str,
     /// Roles of the certificates that may make it.
     pub roles: &'static [Role],
+}
+
+impl Rule {
+    /// The call's name: the end of its path.
+    pub fn call(&self) -> &'static str {
+        self.path.rsplit('/').next().unwrap_or(self.path)
+    }
 }
 
 const MACHINES: &[Role] = &[Role::Edge];
@@ -71,8 +80,19 @@ where
         let caller = peer.and_then(|peer| peer.identity.as_ref()).map(|identity| identity.role);
         let path = request.uri().path();
         if allowed(path, caller) {
-            return Box::pin(self.inner.call(request));
+            let call = ACCESS.iter().find(|rule| rule.path == path).map_or("none", Rule::call);
+            let answering = self.inner.call(request);
+            return Box::pin(async move {
+                let answered = answering.await;
+                // A refusal's status stands in the head of its answer.
+                let refused = answered.as_ref().map_or(Some(tonic::Code::Unknown), |answer| {
+                    Status::from_header_map(answer.headers()).map(|status| status.code())
+                });
+                metrics::machine_call(call, refused.is_none_or(|code| code == tonic::Code::Ok)).increment(1);
+                answered
+            });
         }
+        metrics::machine_call("none", false).increment(1);
         let role = caller.map_or("none", Role::as_str);
         tracing::warn!(path, role, "a call was refused");
         let status = Status::permission_denied(format!("role {role} may not call {path}"));

@@ -15,7 +15,7 @@ use cinnabar_daemon::health::{self, Health};
 use cinnabar_daemon::pki::CertificateAuthority;
 use cinnabar_daemon::shutdown::Drained;
 use cinnabar_daemon::{
-    Acceptor, AcceptorLimits, Admin, Env, Hangup, ProcessError, Role, Shutdown, Tls, file, telemetry,
+    Acceptor, AcceptorLimits, Admin, Env, Hangup, ProcessError, Role, Shutdown, Tls, file, memory, telemetry,
 };
 use cinnabar_kv_api::{Client, ClientConfig, Target};
 use parking_lot::RwLock;
@@ -42,7 +42,7 @@ use crate::server::https::{self, Https, HttpsFiles};
 use crate::server::{self, Api};
 use crate::uploads::Uploads;
 use crate::zones::Zones;
-use crate::{head, memory, metrics};
+use crate::{head, metrics};
 
 /// Name of the audit log in the data folder.
 pub const AUDIT_FILE: &str = "audit.log";
@@ -52,6 +52,8 @@ const SCHEMA_BYTES_MAX: usize = 1024 * 1024;
 const STORE_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest wait for the store at a start before it is said.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the first head is looked for.
+const HEAD_POLL: Duration = Duration::from_millis(20);
 /// Oldest word of the store with which the authority is ready.
 const STORE_SILENT_MAX: Duration = Duration::from_secs(10);
 
@@ -111,12 +113,7 @@ pub fn read_inventory(conf: &AuthorityConfig) -> Result<(Schema, Inventory), Pro
 /// [`ProcessError`] with its exit code.
 pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str) -> Result<(), ProcessError> {
     telemetry::init_log(conf.log.format, &conf.log.filter).map_err(config)?;
-    let protected = memory::protect();
-    if protected.is_complete() {
-        tracing::info!(%protected, "memory");
-    } else {
-        tracing::warn!(%protected, "memory is protected in part only");
-    }
+    protect_memory();
     if conf.voters.is_empty() || conf.voters.len() > VOTERS_MAX {
         return Err(config(format!("voters: name 1 to {VOTERS_MAX}")));
     }
@@ -154,6 +151,10 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
     let ca = Arc::new(custody.ca(Opener::Passphrase(&passphrase)).map_err(failed)?);
     drop(passphrase);
     let ports = Ports::bind(&conf, &env)?;
+    let https = ports.customers.as_ref().map(|(_, https)| https.clone());
+    if let Some(https) = https.clone() {
+        shutdown.spawn(https.watch(shutdown.clone()));
+    }
     let app = assemble(conf, env, tls, custody, audit, inventory, records)?;
     let progress = follow(&app, &shutdown);
     check_health(&app, &health, progress.clone());
@@ -166,16 +167,46 @@ pub async fn serve(conf: AuthorityConfig, passphrase: SecretBytes, version: &str
         () = asked.wait() => return finish(shutdown).await,
     }
     spawn_watchers(&app, progress, &shutdown);
+    tokio::select! {
+        () = first_head(&app) => {},
+        () = asked.wait() => return finish(shutdown).await,
+    }
     serve_callers(&app, ca, ports, &shutdown)?;
     let _ = serving.send_replace(Ok(String::new()));
     tracing::info!(version, cluster = %app.conf.cluster, "the authority serves");
+    until_asked(&app, &asked, &mut hangup, https).await;
+    finish(shutdown).await
+}
+
+fn protect_memory() {
+    let protected = memory::protect();
+    if protected.is_complete() {
+        tracing::info!(%protected, "memory");
+    } else {
+        tracing::warn!(%protected, "memory is protected in part only");
+    }
+}
+
+/// Goes on until it is asked to stop; a SIGHUP has the files read again.
+async fn until_asked(app: &App, asked: &Shutdown, hangup: &mut Hangup, https: Option<Arc<Https>>) {
     loop {
         tokio::select! {
-            () = asked.wait() => break,
-            () = hangup.recv() => reload(&app).await,
+            () = asked.wait() => return,
+            () = hangup.recv() => {
+                reload(app).await;
+                if let Some(https) = https.clone() {
+                    https.look(&mut String::new()).await;
+                }
+            }
         }
     }
-    finish(shutdown).await
+}
+
+/// Waits until a head stands in the store: changes of zones need one.
+async fn first_head(app: &App) {
+    while app.publisher.directory().read().head().is_none() {
+        tokio::time::sleep(HEAD_POLL).await;
+    }
 }
 
 /// Signs heads and keeps the gauges, until the shutdown.

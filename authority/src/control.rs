@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cinnabar_abe::SecretBytes;
+use cinnabar_abe::seal::OperatorSecretKey;
 use cinnabar_daemon::{Env, Shutdown};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -36,8 +37,8 @@ pub enum Request {
     Status,
     /// Open the system secret keys for so many seconds.
     Unseal {
-        /// The passphrase that they are sealed to.
-        passphrase: Hidden,
+        /// What they are sealed to.
+        with: With,
         /// Seconds.
         seconds: u64,
     },
@@ -50,6 +51,16 @@ pub enum Request {
         /// What is wanted.
         wanted: Wanted,
     },
+}
+
+/// What opens a sealed key.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum With {
+    /// A passphrase.
+    Passphrase(Hidden),
+    /// The text of an operator's secret key.
+    OperatorKey(Hidden),
 }
 
 /// A passphrase or a private key on its way; wiped when it is dropped.
@@ -209,12 +220,7 @@ impl Control {
                     let ca = ca.certificate_pem().to_owned();
                     Ok(Some(IssuedPem { certificate: issued.certificate_pem.clone(), key, ca }))
                 }
-                Request::Unseal { passphrase, seconds } => {
-                    tell("unseal", &[("seconds", &seconds.to_string())])?;
-                    let secret = SecretBytes::new(passphrase.0.as_bytes().to_vec());
-                    let opened = custody.unseal(Opener::Passphrase(&secret), Duration::from_secs(seconds));
-                    opened.map(|_| None).map_err(|error: CustodyError| error.to_string())
-                }
+                Request::Unseal { with, seconds } => unseal(&custody, &with, seconds, &tell).map(|()| None),
             }
         });
         acted.await.map_err(|error| error.to_string())?
@@ -235,6 +241,29 @@ impl Control {
             issued,
         }
     }
+}
+
+/// Puts a line into the audit log: the act and its details.
+type Tell<'a> = dyn Fn(&'static str, &[(&'static str, &str)]) -> Result<(), String> + 'a;
+
+/// Opens the system secret keys, once the audit log knows who does, by what.
+fn unseal(custody: &Custody, with: &With, seconds: u64, tell: &Tell<'_>) -> Result<(), String> {
+    let (With::Passphrase(text) | With::OperatorKey(text)) = with;
+    let secret = SecretBytes::new(text.0.as_bytes().to_vec());
+    let (time, for_s) = (Duration::from_secs(seconds), seconds.to_string());
+    let opened = match with {
+        With::Passphrase(_) => {
+            tell("unseal", &[("seconds", &for_s), ("with", "passphrase")])?;
+            custody.unseal(Opener::Passphrase(&secret), time)
+        }
+        With::OperatorKey(_) => {
+            let key = OperatorSecretKey::from_text(&secret).map_err(|error| error.to_string())?;
+            let with = format!("operator key {}", key.public_key().fingerprint());
+            tell("unseal", &[("seconds", &for_s), ("with", &with)])?;
+            custody.unseal(Opener::Operator(&key), time)
+        }
+    };
+    opened.map(drop).map_err(|error: CustodyError| error.to_string())
 }
 
 /// Asks the authority that runs over a data folder. Blocks.

@@ -29,7 +29,7 @@ use cinnabar_daemon::{Clock, ClusterId, Rng};
 use self::files::{Folder, Public};
 pub use self::window::Status;
 use self::window::Window;
-use crate::random::generator;
+use cinnabar_daemon::random::generator;
 
 /// Most generations whose secret keys lie in one folder: two in use, a few prepared or on their way out.
 pub const GENERATIONS_MAX: usize = 16;

@@ -16,8 +16,8 @@ use cinnabar_authority_api::records::{
 };
 use cinnabar_authority_api::verify::AnyContent;
 use cinnabar_authority_api::{
-    CertId, Checked, DataCenterId, Generation, Hostname, MachineId, PolicyKeyVersion, RecordError, RecordKey, Schema,
-    SchemaVersion, SecretName, Verifier, ZoneId,
+    CertId, Checked, DataCenterId, Generation, Hostname, Kind, MachineId, PolicyKeyVersion, RecordError, RecordKey,
+    Schema, SchemaVersion, SecretName, Verifier, ZoneId,
 };
 
 use crate::digest::sha256;
@@ -106,6 +106,12 @@ pub struct Directory {
     tokens: HashMap<CertId, Token>,
     head: Option<Head>,
     attribute_sets: HashMap<Words, Arc<Attributes>>,
+    /// Certificates and secrets of each zone that has one.
+    keys: HashMap<ZoneId, usize>,
+    /// How many certificates of a zone have a leaf.
+    leaves: HashMap<(ZoneId, [u8; 32]), u32>,
+    /// Grows with each change of what policies are decided by.
+    changes: u64,
 }
 
 impl Directory {
@@ -127,6 +133,9 @@ impl Directory {
             tokens: HashMap::new(),
             head: None,
             attribute_sets: HashMap::new(),
+            keys: HashMap::new(),
+            leaves: HashMap::new(),
+            changes: 0,
         }
     }
 
@@ -154,6 +163,9 @@ impl Directory {
     fn put(&mut self, found: Checked<Option<AnyContent>>, mod_index: u64) {
         let (key, version) = (found.key().clone(), found.version());
         let content = found.into_content();
+        if matches!(key.kind(), Kind::System | Kind::Schema | Kind::Machine | Kind::Revoked) {
+            self.changes += 1;
+        }
         self.standings.insert(key.clone(), Standing { version, mod_index, live: content.is_some() });
         match content {
             None => self.end(&key),
@@ -176,7 +188,12 @@ impl Directory {
                 }
             }
             Some(AnyContent::Cert(cert)) => self.put_cert(cert),
-            Some(AnyContent::Secret(secret)) => drop(self.secrets.insert((secret.zone, secret.name), secret.policy)),
+            Some(AnyContent::Secret(secret)) => {
+                let zone = secret.zone.clone();
+                if self.secrets.insert((secret.zone, secret.name), secret.policy).is_none() {
+                    *self.keys.entry(zone).or_default() += 1;
+                }
+            }
             Some(AnyContent::Sni(sni)) => drop(self.sni.insert(sni.hostname.clone(), sni)),
             Some(AnyContent::Machine(machine)) => self.put_machine(machine),
             Some(AnyContent::Revoked(revoked)) => drop(self.revoked.insert(revoked.id.clone(), revoked)),
@@ -189,7 +206,30 @@ impl Directory {
         let leaf_sha256 = sha256(&cert.chain[0]);
         let Cert { zone, id, hostnames, key_type, spki_sha256, policy, created_ms, .. } = cert;
         let info = CertInfo { hostnames, key_type, spki_sha256, policy, leaf_sha256, created_ms };
-        self.certs.insert((zone, id), info);
+        *self.leaves.entry((zone.clone(), leaf_sha256)).or_default() += 1;
+        match self.certs.insert((zone.clone(), id), info) {
+            Some(before) => self.forget_leaf(&zone, before.leaf_sha256),
+            None => *self.keys.entry(zone).or_default() += 1,
+        }
+    }
+
+    fn forget_leaf(&mut self, zone: &ZoneId, leaf_sha256: [u8; 32]) {
+        let key = (zone.clone(), leaf_sha256);
+        if let Some(count) = self.leaves.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.leaves.remove(&key);
+            }
+        }
+    }
+
+    fn forget_key(&mut self, zone: &ZoneId) {
+        if let Some(count) = self.keys.get_mut(zone) {
+            *count -= 1;
+            if *count == 0 {
+                self.keys.remove(zone);
+            }
+        }
     }
 
     fn put_machine(&mut self, machine: Machine) {
@@ -225,8 +265,17 @@ impl Directory {
                     info.generations.retain(|held| held != generation);
                 }
             }
-            RecordKey::Cert(zone, id) => drop(self.certs.remove(&(zone.clone(), id.clone()))),
-            RecordKey::Secret(zone, name) => drop(self.secrets.remove(&(zone.clone(), name.clone()))),
+            RecordKey::Cert(zone, id) => {
+                if let Some(info) = self.certs.remove(&(zone.clone(), id.clone())) {
+                    self.forget_leaf(zone, info.leaf_sha256);
+                    self.forget_key(zone);
+                }
+            }
+            RecordKey::Secret(zone, name) => {
+                if self.secrets.remove(&(zone.clone(), name.clone())).is_some() {
+                    self.forget_key(zone);
+                }
+            }
             RecordKey::Sni(hostname) => drop(self.sni.remove(hostname)),
             RecordKey::Machine(id) => drop(self.machines.remove(id)),
             RecordKey::Token(id) => drop(self.tokens.remove(id)),
@@ -324,6 +373,23 @@ impl Directory {
     pub fn certs_of<'a>(&'a self, zone: &'a ZoneId) -> impl Iterator<Item = (&'a CertId, &'a CertInfo)> {
         let first = (zone.clone(), lowest_cert_id());
         self.certs.range(first..).take_while(move |((owner, _), _)| owner == zone).map(|((_, id), info)| (id, info))
+    }
+
+    /// Certificates and secrets of a zone.
+    pub fn keys_of(&self, zone: &ZoneId) -> usize {
+        self.keys.get(zone).copied().unwrap_or(0)
+    }
+
+    /// The certificate of a zone with this leaf.
+    pub fn cert_with_leaf<'a>(&'a self, zone: &'a ZoneId, leaf_sha256: &[u8; 32]) -> Option<&'a CertId> {
+        // Uploads ask, and nearly none has it: only then is the zone gone through.
+        self.leaves.get(&(zone.clone(), *leaf_sha256))?;
+        self.certs_of(zone).find(|(_, info)| info.leaf_sha256 == *leaf_sha256).map(|(id, _)| id)
+    }
+
+    /// A number that changes whenever something does that policies are decided by: generations, schema, machines.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The other secrets of a zone.

@@ -87,6 +87,8 @@ pub const ZONE_CHANGES_DEFAULT: u32 = 120;
 pub const ZONE_CHANGES_MAX: u32 = 100_000;
 /// Most tokens of a zone; removing it ends them all in one change.
 pub const ZONE_TOKENS_MAX: usize = 64;
+/// Most operators' tokens.
+pub const OPERATOR_TOKENS_MAX: usize = 64;
 /// Longest life of a token that ends, in seconds: ten years.
 pub const TOKEN_LIFE_S_MAX: u64 = 10 * 366 * 24 * 3600;
 

@@ -13,18 +13,19 @@ pub mod revoke;
 mod tests;
 pub mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use cinnabar_abe::SecretBytes;
+use cinnabar_abe::{Attributes, SecretBytes};
 use cinnabar_authority_api::client::{Certificate, MachineKey};
 use cinnabar_authority_api::limits::REASON_BYTES_MAX;
 use cinnabar_authority_api::records::{MachineState, Revoked, Token, TokenScope};
 use cinnabar_authority_api::report::Report;
-use cinnabar_authority_api::{CertId, DataCenterId, MachineId, RecordKey};
+use cinnabar_authority_api::{CertId, DataCenterId, MachineId, RecordKey, ZoneId};
 use cinnabar_daemon::id::{ClusterId, Identity, Role};
 use cinnabar_daemon::pki::{CertificateAuthority, CertificateRequest, Validity};
+use cinnabar_daemon::random::generator;
 use cinnabar_daemon::{Env, Rng};
 use parking_lot::RwLockReadGuard;
 use serde::Serialize;
@@ -43,10 +44,9 @@ use crate::directory::Directory;
 use crate::inventory::Inventory;
 use crate::problem::{Code, Problem};
 use crate::publisher::{Plan, Publisher};
-use crate::random::generator;
 use crate::reports::Reports;
 use crate::tokens::{ENROLMENT_MS, Pins, Presented, TokenText, mint};
-use crate::uploads::internal;
+use crate::uploads::{ActiveOn, internal};
 
 /// How long a machine's certificate holds; it is renewed daily.
 pub const CERTIFICATE_DAYS: u32 = 7;
@@ -468,6 +468,26 @@ impl Machines {
             index = written.await?.1.max(index);
         }
         Ok(Drained { machines, effects, index })
+    }
+
+    /// Where a certificate has arrived, by what machines reported; none when there is no such certificate.
+    pub fn active_on(&self, zone: &ZoneId, id: &CertId) -> Option<ActiveOn> {
+        let directory = self.directory();
+        let cert = directory.certs().get(&(zone.clone(), id.clone()))?;
+        let policy = directory.policy(&cert.policy)?.record.policy().ok()?;
+        let index = directory.standing(&RecordKey::Cert(zone.clone(), id.clone())).mod_index;
+        // Machines share their attributes: each set is held against the policy once.
+        let mut known: HashMap<*const Attributes, bool> = HashMap::new();
+        let mut holds = |attributes: &Arc<Attributes>| {
+            *known.entry(Arc::as_ptr(attributes)).or_insert_with(|| policy.is_satisfied_by(attributes))
+        };
+        let holders: Vec<&MachineId> = directory
+            .live()
+            .filter(|(_, machine)| machine.issued.iter().any(|(_, attributes)| holds(attributes)))
+            .map(|(id, _)| id)
+            .collect();
+        let of = holders.len();
+        Some(ActiveOn { machines: self.parts.reports.count_at(holders, index), of })
     }
 
     /// One page of machines in order of their ids, after one.

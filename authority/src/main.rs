@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cinnabar_abe::SecretBytes;
-use cinnabar_abe::seal::{OperatorPublicKey, PassphraseCost, Recipient};
+use cinnabar_abe::seal::{OperatorPublicKey, OperatorSecretKey, PassphraseCost, Recipient, SECRET_TEXT_BYTES};
 use cinnabar_authority::app::{self, AUDIT_FILE};
 use cinnabar_authority::audit::{self, AuditHead};
 use cinnabar_authority::config::AuthorityConfig;
-use cinnabar_authority::control::{self, Answer, Hidden, Request};
+use cinnabar_authority::control::{self, Answer, Hidden, Request, With};
 use cinnabar_authority::custody::{CaSource, Custody, NewSystem, Opener, UNSEAL_USUAL};
 use cinnabar_authority::issue::{self, Wanted};
-use cinnabar_authority::memory;
 use cinnabar_authority::passphrase::Source;
 use cinnabar_authority_api::records::Mode;
 use cinnabar_daemon::config::{DurationMs, ENV_PREFIX, load};
 use cinnabar_daemon::pki::{CertificateAuthority, Validity};
-use cinnabar_daemon::{Allocator, ClusterId, Env, Identity, NodeName, ProcessError, Role, file};
+use cinnabar_daemon::random::generator;
+use cinnabar_daemon::{Allocator, ClusterId, Env, Identity, NodeName, ProcessError, Role, file, memory};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 
@@ -139,8 +139,20 @@ enum Command {
         /// For how long, such as 15m; at most 8h.
         #[arg(long = "for", value_name = "TIME")]
         time: Option<DurationMs>,
+        /// File with an operator's secret key, in place of a passphrase; readable by its owner alone.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["passphrase_file", "passphrase_fd"])]
+        operator_key_file: Option<PathBuf>,
         #[command(flatten)]
         passphrase: PassphraseArgs,
+    },
+    /// Make an operator's key pair: OUT.key to keep, away from the authority, and OUT.pub, whose text `init --operator-key` takes.
+    OperatorKey {
+        /// Path of the files without their endings.
+        #[arg(long)]
+        out: PathBuf,
+        /// Overwrite what is there.
+        #[arg(long)]
+        force: bool,
     },
     /// Seal them again, now.
     Reseal {
@@ -228,11 +240,15 @@ fn run(command: Command) -> Result<Value, ProcessError> {
             issue(&dir, &Wanted { role, name, dns, ip, days }, &out, force, &passphrase)
         }
         Command::Serve { config, set, passphrase } => serve(&config, &set, &passphrase),
-        Command::Unseal { dir, time, passphrase } => {
+        Command::Unseal { dir, time, operator_key_file, passphrase } => {
             let seconds = time.map_or(UNSEAL_USUAL, |time| time.as_duration()).as_secs();
-            let secret = passphrase.source().read("the system secret keys").map_err(failed)?;
-            ask(&dir, &Request::Unseal { passphrase: Hidden::new(text_of(&secret)?), seconds })
+            let source = operator_key_file.clone().map_or_else(|| passphrase.source(), Source::File);
+            let secret = source.read("the system secret keys").map_err(failed)?;
+            let text = Hidden::new(text_of(&secret)?);
+            let with = if operator_key_file.is_some() { With::OperatorKey(text) } else { With::Passphrase(text) };
+            ask(&dir, &Request::Unseal { with, seconds })
         }
+        Command::OperatorKey { out, force } => operator_key(&out, force),
         Command::Reseal { dir } => ask(&dir, &Request::Reseal),
         Command::Status { dir } => ask(&dir, &Request::Status),
         Command::CheckInventory { config } => {
@@ -340,11 +356,7 @@ fn issue(
             (issued.certificate_pem.clone(), key, ca.certificate_pem().to_owned())
         }
     };
-    let with = |ending: &str| {
-        let mut path = out.as_os_str().to_owned();
-        path.push(ending);
-        PathBuf::from(path)
-    };
+    let with = |ending: &str| with_ending(out, ending);
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let wrong = |path: &Path, error: std::io::Error| failed(format!("{}: {error}", path.display()));
     std::fs::create_dir_all(folder).map_err(|error| wrong(folder, error))?;
@@ -360,6 +372,34 @@ fn issue(
         "identity": identity.to_string(),
         "certificate": with(".pem").display().to_string(),
         "key": with(".key").display().to_string(),
+    }))
+}
+
+fn with_ending(out: &Path, ending: &str) -> PathBuf {
+    let mut path = out.as_os_str().to_owned();
+    path.push(ending);
+    PathBuf::from(path)
+}
+
+/// Makes an operator's key pair in two files.
+fn operator_key(out: &Path, force: bool) -> Result<Value, ProcessError> {
+    let _ = memory::protect();
+    let key = OperatorSecretKey::generate(&mut generator(&*Env::system().rng).map_err(failed)?);
+    let public = key.public_key();
+    let (secret_file, public_file) = (with_ending(out, ".key"), with_ending(out, ".pub"));
+    let write = |path: &Path, bytes: &[u8], mode| {
+        file::write_synced(path, bytes, mode, force).map_err(|error| failed(format!("{}: {error}", path.display())))
+    };
+    // One line, its end with it, in memory that is wiped.
+    let mut line = zeroize::Zeroizing::new(Vec::with_capacity(SECRET_TEXT_BYTES + 1));
+    line.extend_from_slice(key.to_text().expose());
+    line.push(b'\n');
+    write(&secret_file, &line, file::PRIVATE)?;
+    write(&public_file, format!("{public}\n").as_bytes(), file::PUBLIC)?;
+    Ok(json!({
+        "public_key": public.to_string(),
+        "fingerprint": public.fingerprint().to_string(),
+        "key": secret_file.display().to_string(),
     }))
 }
 

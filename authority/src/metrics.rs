@@ -7,6 +7,7 @@ use cinnabar_authority_api::{Kind, RecordError};
 use metrics::{Counter, counter, describe_counter, describe_gauge, gauge};
 use time::OffsetDateTime;
 
+use crate::access::{ACCESS, Rule};
 use crate::app::App;
 use crate::custody::Status;
 use crate::limits::DATA_CENTERS_MIN_DEFAULT;
@@ -30,6 +31,15 @@ pub const FEW_HOLDERS: &str = "cinnabar_authority_policies_below_redundancy";
 /// Records of the store that the verifier refused.
 pub const REJECTED: &str = "cinnabar_record_rejected_total";
 
+/// Machines' calls by `call` (`Renew`, `Keys`, `Report`, or `none` for what the table refuses) and `result` (`ok`,
+/// `refused`).
+pub const MACHINE_CALLS: &str = "cinnabar_authority_machine_calls_total";
+
+/// The count of a machine's calls.
+pub fn machine_call(call: &'static str, done: bool) -> Counter {
+    counter!(MACHINE_CALLS, "call" => call, "result" => if done { "ok" } else { "refused" })
+}
+
 /// Describes all of them, and begins every count at zero.
 pub fn describe() {
     describe_gauge!(UNSEALED, "1 while the system secret keys are in memory");
@@ -39,6 +49,12 @@ pub fn describe() {
     describe_gauge!(WITHOUT_HOLDERS, "Policies in use that no live machine satisfies");
     describe_gauge!(FEW_HOLDERS, "Policies in use that fewer than three data centres hold");
     describe_counter!(REJECTED, "Records of the store that the verifier refused");
+    describe_counter!(MACHINE_CALLS, "Machines' calls by call and result");
+    for call in ACCESS.iter().map(Rule::call) {
+        machine_call(call, true).increment(0);
+        machine_call(call, false).increment(0);
+    }
+    machine_call("none", false).increment(0);
     for kind in Kind::ALL {
         for reason in RecordError::REASONS {
             rejected(kind.as_str(), reason).increment(0);

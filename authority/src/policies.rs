@@ -4,7 +4,7 @@
 //! hold; [`Policies::key`] finds the policy's key or mints one. Law: equal policies share one key, different ones never;
 //! the private half of a key exists only while it is encrypted for those who satisfy the policy, and is then wiped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -12,19 +12,19 @@ use cinnabar_abe::envelope::PolicySecretKey;
 use cinnabar_abe::{Attributes, PolicyId};
 use cinnabar_authority_api::compile::{Compiled, EVERYWHERE, PolicyProblem, Vocabulary, compile};
 use cinnabar_authority_api::records::{PolicyCiphertext, PolicyIdField, PolicyRecord, State};
-use cinnabar_authority_api::schema::{DATA_CENTER, Schema};
+use cinnabar_authority_api::schema::{CLUSTER, DATA_CENTER, Schema};
 use cinnabar_authority_api::{DataCenterId, Generation, PolicyKeyVersion, SchemaVersion};
 use cinnabar_daemon::Rng;
 use cinnabar_daemon::id::ClusterId;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
 use crate::directory::Directory;
 use crate::inventory::Inventory;
-use crate::preview::{Preview, RoundTrips, live_sets, preview};
+use crate::preview::{Preview, Regions, RoundTrips, live_sets, preview_in, regions};
 use crate::problem::{Code, Problem};
 use crate::publisher::Plan;
-use crate::random::generator;
+use cinnabar_daemon::random::generator;
 
 /// Added wait above which a region is named in a warning, in ms.
 const SLOW_REGION_MS: f64 = 100.0;
@@ -73,12 +73,35 @@ pub struct Policies {
     inventory: Arc<ArcSwap<Inventory>>,
     measured: Arc<ArcSwap<RoundTrips>>,
     rng: Arc<dyn Rng>,
+    /// Of the newest directory that was asked; gathering it goes through all machines.
+    newest: Mutex<Option<Arc<Moment>>>,
 }
 
 /// What every decision of one moment rests on.
 struct Moment {
+    /// [`Directory::changes`] then.
+    changes: u64,
     schema: (SchemaVersion, Schema),
     sets: Vec<(Arc<Attributes>, BTreeSet<DataCenterId>)>,
+    regions: Regions,
+    /// Compiled labels that every live machine holds.
+    held: HashSet<String>,
+}
+
+impl Moment {
+    fn of(directory: &Directory) -> Result<Self, Problem> {
+        let unready = || Problem::new(Code::Unavailable, "The store has no schema and no active generation yet.");
+        let (version, schema) = directory.schema().ok_or_else(unready)?;
+        let sets = live_sets(directory, directory.active_system().ok_or_else(unready)?.generation);
+        let labels = |set: &Attributes| set.labels().collect::<HashSet<String>>();
+        let mut held: HashSet<String> = schema.compiled_labels().into_iter().chain([CLUSTER.to_owned()]).collect();
+        for (set, _) in &sets {
+            let labels = labels(set);
+            held.retain(|label| labels.contains(label));
+        }
+        let regions = regions(&sets);
+        Ok(Self { changes: directory.changes(), schema: (version, schema.clone()), sets, regions, held })
+    }
 }
 
 impl Policies {
@@ -90,20 +113,23 @@ impl Policies {
         measured: Arc<ArcSwap<RoundTrips>>,
         rng: Arc<dyn Rng>,
     ) -> Self {
-        Self { cluster, directory, inventory, measured, rng }
+        Self { cluster, directory, inventory, measured, rng, newest: Mutex::default() }
     }
 
-    fn moment(&self) -> Result<Moment, Problem> {
+    fn moment(&self) -> Result<Arc<Moment>, Problem> {
         let directory = self.directory.read();
-        let unready = || Problem::new(Code::Unavailable, "The store has no schema and no active generation yet.");
-        let (version, schema) = directory.schema().ok_or_else(unready)?;
-        let generation = directory.active_system().ok_or_else(unready)?.generation;
-        Ok(Moment { schema: (version, schema.clone()), sets: live_sets(&directory, generation) })
+        let mut newest = self.newest.lock();
+        if let Some(moment) = newest.as_ref().filter(|moment| moment.changes == directory.changes()) {
+            return Ok(moment.clone());
+        }
+        let moment = Arc::new(Moment::of(&directory)?);
+        *newest = Some(moment.clone());
+        Ok(moment)
     }
 
     fn compile(&self, text: &str, moment: &Moment, pointer: &'static str) -> Result<Compiled, Problem> {
         let data_centers = self.inventory.load().names();
-        let held = |label: &str| moment.sets.iter().all(|(set, _)| set.labels().any(|held| held == label));
+        let held = |label: &str| moment.held.contains(label);
         let words = Vocabulary { schema: &moment.schema.1, data_centers: &data_centers, held: &held };
         compile(text, &self.cluster, &words).map_err(|problem| Problem::of_policy(&problem, pointer))
     }
@@ -119,10 +145,9 @@ impl Policies {
     /// `unavailable` before the store has one.
     pub fn schema(&self) -> Result<(SchemaVersion, Schema, Vec<String>), Problem> {
         let moment = self.moment()?;
-        let (version, schema) = moment.schema;
-        let labels = schema.compiled_labels();
-        let held = |label: &String| moment.sets.iter().all(|(set, _)| set.labels().any(|held| held == *label));
-        Ok((version, schema, labels.into_iter().filter(|label| !held(label)).collect()))
+        let (version, schema) = &moment.schema;
+        let missing = schema.compiled_labels().into_iter().filter(|label| !moment.held.contains(label));
+        Ok((*version, schema.clone(), missing.collect()))
     }
 
     /// Compiles a text and says who holds it today. `pointer` names the request's field with the text. Some milliseconds of
@@ -136,7 +161,8 @@ impl Policies {
         if let Some(problem) = compiled.unsatisfied(moment.sets.iter().map(|(set, _)| &**set)) {
             return Err(Problem::of_policy(&problem, pointer));
         }
-        let preview = preview(&compiled.policy, &moment.sets, &self.inventory.load(), &self.measured.load());
+        let preview =
+            preview_in(&compiled.policy, &moment.sets, &moment.regions, &self.inventory.load(), &self.measured.load());
         Ok(Decision { id: compiled.id(&self.cluster), compiled, schema: moment.schema.0, preview })
     }
 

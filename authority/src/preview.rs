@@ -92,21 +92,33 @@ pub struct Preview {
     pub latency: Latency,
 }
 
-/// Round trips that were measured, in ms.
-pub type RoundTrips = HashMap<(DataCenterId, DataCenterId), f64>;
+/// Round trips that were measured, in ms: from a data centre to others.
+pub type RoundTrips = HashMap<DataCenterId, HashMap<DataCenterId, f64>>;
 
-/// Kilometres between two places, along the great circle.
-fn distance_km(a: Place, b: Place) -> f64 {
-    let (phi_a, phi_b) = (a.latitude.to_radians(), b.latitude.to_radians());
-    let half_phi = (phi_b - phi_a) / 2.0;
-    let half_lambda = (b.longitude - a.longitude).to_radians() / 2.0;
-    let h = half_phi.sin().powi(2) + phi_a.cos() * phi_b.cos() * half_lambda.sin().powi(2);
-    2.0 * EARTH_KM * h.clamp(0.0, 1.0).sqrt().asin()
+/// A place on a globe of radius 1. Of two places, the nearer one along the globe is the nearer one through it, too: so the
+/// nearest of hundreds is found without a sine each.
+#[derive(Debug, Clone, Copy)]
+struct Point([f64; 3]);
+
+impl Point {
+    fn new(place: Place) -> Self {
+        let ((sin_phi, cos_phi), lambda) = (place.latitude.to_radians().sin_cos(), place.longitude.to_radians());
+        Self([cos_phi * lambda.cos(), cos_phi * lambda.sin(), sin_phi])
+    }
+
+    /// Square of the straight way through the globe.
+    fn apart(self, other: Self) -> f64 {
+        self.0.iter().zip(other.0).map(|(a, b)| (a - b).powi(2)).sum()
+    }
 }
 
-/// A round trip between two places, in ms.
-pub fn estimated_ms(a: Place, b: Place) -> f64 {
-    let km = distance_km(a, b);
+/// Kilometres along the great circle, from [`Point::apart`].
+fn km(apart: f64) -> f64 {
+    2.0 * EARTH_KM * (apart.sqrt() / 2.0).clamp(0.0, 1.0).asin()
+}
+
+/// A round trip over that many kilometres, in ms; it grows with them.
+fn estimated_ms(km: f64) -> f64 {
     let (base, per_km) = if km < NEAR_KM { NEAR_MS } else { FAR_MS };
     base + per_km * km
 }
@@ -125,10 +137,38 @@ pub fn live_sets(directory: &Directory, generation: Generation) -> Vec<(Arc<Attr
     sets.into_values().collect()
 }
 
+/// The data centres of each region, by what their machines were issued.
+pub type Regions = BTreeMap<String, BTreeSet<DataCenterId>>;
+
+/// The regions of these machines.
+pub fn regions(sets: &[(Arc<Attributes>, BTreeSet<DataCenterId>)]) -> Regions {
+    let mut members = Regions::new();
+    for (attributes, centers) in sets {
+        for label in attributes.labels() {
+            let region = label.strip_prefix(REGION).and_then(|rest| rest.strip_prefix('_')).map(str::to_owned);
+            if let Some(region) = region.filter(|region| attributes.has(&compiled_label(REGION, region), "1")) {
+                members.entry(region).or_default().extend(centers.iter().cloned());
+            }
+        }
+    }
+    members
+}
+
 /// Previews a compiled policy over live machines.
 pub fn preview(
     policy: &Policy,
     sets: &[(Arc<Attributes>, BTreeSet<DataCenterId>)],
+    inventory: &Inventory,
+    measured: &RoundTrips,
+) -> Preview {
+    preview_in(policy, sets, &regions(sets), inventory, measured)
+}
+
+/// [`preview`], with the machines' regions known already.
+pub fn preview_in(
+    policy: &Policy,
+    sets: &[(Arc<Attributes>, BTreeSet<DataCenterId>)],
+    regions: &Regions,
     inventory: &Inventory,
     measured: &RoundTrips,
 ) -> Preview {
@@ -139,7 +179,7 @@ pub fn preview(
     let countries: BTreeSet<String> = holders.iter().filter_map(country).collect();
     let survives = Survives { any_one_data_center: holders.len() > 1, any_one_country: countries.len() > 1 };
     Preview {
-        latency: latency(sets, &all, &holders, inventory, measured),
+        latency: latency(regions, &all, &holders, inventory, measured),
         holders: Holders {
             count: holders.len(),
             of: all.len(),
@@ -151,47 +191,28 @@ pub fn preview(
 }
 
 fn latency(
-    sets: &[(Arc<Attributes>, BTreeSet<DataCenterId>)],
+    regions: &Regions,
     all: &BTreeSet<&DataCenterId>,
     holders: &BTreeSet<&DataCenterId>,
     inventory: &Inventory,
     measured: &RoundTrips,
 ) -> Latency {
-    let place = |id: &DataCenterId| inventory.data_centers.get(id).and_then(|center| center.place);
+    let point = |id: &DataCenterId| inventory.data_centers.get(id)?.place.map(Point::new);
+    let holding: Vec<(&DataCenterId, Option<Point>)> = holders.iter().map(|id| (*id, point(id))).collect();
     let mut all_measured = true;
     let mut waits: BTreeMap<&DataCenterId, f64> = BTreeMap::new();
     for id in all {
         if holders.contains(id) {
             waits.insert(id, 0.0);
-            continue;
-        }
-        let mut nearest: Option<(f64, bool)> = None;
-        for holder in holders {
-            let known = measured.get(&((*id).clone(), (*holder).clone())).map(|ms| (*ms, true));
-            let guess = || Some((estimated_ms(place(id)?, place(holder)?), false));
-            let found = known.or_else(guess);
-            if let Some(found) = found.filter(|found| nearest.is_none_or(|best| found.0 < best.0)) {
-                nearest = Some(found);
-            }
-        }
-        if let Some((ms, known)) = nearest {
+        } else if let Some((ms, known)) = nearest(point(id), measured.get(*id), &holding) {
             all_measured &= known;
             waits.insert(id, ms);
         }
     }
-    let mut members: BTreeMap<String, BTreeSet<&DataCenterId>> = BTreeMap::new();
-    for (attributes, centers) in sets {
-        for label in attributes.labels() {
-            let region = label.strip_prefix(REGION).and_then(|rest| rest.strip_prefix('_')).map(str::to_owned);
-            if let Some(region) = region.filter(|region| attributes.has(&compiled_label(REGION, region), "1")) {
-                members.entry(region).or_default().extend(centers);
-            }
-        }
-    }
-    let regions = members.into_iter().filter_map(|(region, centers)| {
+    let regions = regions.iter().filter_map(|(region, centers)| {
         let extra_ms = quantiles(centers.iter().filter_map(|id| waits.get(id)).copied())?;
-        let local = centers.iter().filter(|id| holders.contains(*id)).count();
-        Some(RegionWait { region, local, of: centers.len(), extra_ms })
+        let local = centers.iter().filter(|id| holders.contains(id)).count();
+        Some(RegionWait { region: region.clone(), local, of: centers.len(), extra_ms })
     });
     Latency {
         basis: if all_measured && waits.len() > holders.len() { "measured" } else { "estimated" },
@@ -199,6 +220,25 @@ fn latency(
         global: quantiles(waits.values().copied()),
         unknown: all.len() - waits.len(),
     }
+}
+
+/// Round trip to the nearest of these data centres, in ms, and whether it was measured; none when nothing is known.
+fn nearest(
+    from: Option<Point>,
+    measured: Option<&HashMap<DataCenterId, f64>>,
+    holding: &[(&DataCenterId, Option<Point>)],
+) -> Option<(f64, bool)> {
+    let (mut known, mut apart) = (f64::INFINITY, f64::INFINITY);
+    for (id, to) in holding {
+        match (measured.and_then(|row| row.get(*id)), from, to) {
+            (Some(ms), ..) => known = known.min(*ms),
+            (None, Some(from), Some(to)) => apart = apart.min(from.apart(*to)),
+            _ => {}
+        }
+    }
+    let guess = if apart.is_finite() { estimated_ms(km(apart)) } else { f64::INFINITY };
+    let ms = known.min(guess);
+    ms.is_finite().then_some((ms, known <= guess))
 }
 
 /// The least values that half, and 95 %, do not exceed; none of nothing.
@@ -216,11 +256,21 @@ mod tests {
 
     #[test]
     fn distances_and_round_trips_are_those_of_the_globe() {
-        let [fra, ams, syd] =
-            [(50.1, 8.7), (52.4, 4.9), (-33.9, 151.2)].map(|(latitude, longitude)| Place { latitude, longitude });
-        assert!((distance_km(fra, syd) - 16_500.0).abs() < 100.0);
-        assert!(estimated_ms(fra, ams) < 7.0 && estimated_ms(fra, fra) < 0.31);
-        assert!((estimated_ms(fra, syd) - 298.0).abs() < 3.0);
+        let [fra, ams, syd] = [(50.1, 8.7), (52.4, 4.9), (-33.9, 151.2)]
+            .map(|(latitude, longitude)| Point::new(Place { latitude, longitude }));
+        let between = |a: Point, b: Point| km(a.apart(b));
+        assert!((between(fra, syd) - 16_500.0).abs() < 100.0);
+        assert!(estimated_ms(between(fra, ams)) < 7.0 && estimated_ms(between(fra, fra)) < 0.31);
+        assert!((estimated_ms(between(fra, syd)) - 298.0).abs() < 3.0);
+        // The estimate grows with the distance, also where the network changes: the nearest place has the least.
+        assert!(estimated_ms(NEAR_KM - 0.1) < estimated_ms(NEAR_KM));
+        // A measured way counts in place of the estimate, and a nearer one that was not measured stays an estimate.
+        let ids = ["ams", "syd"].map(|id| id.parse::<DataCenterId>().unwrap());
+        let holding = [(&ids[0], Some(ams)), (&ids[1], Some(syd))];
+        let row = |ms: f64| HashMap::from([(ids[1].clone(), ms)]);
+        assert_eq!(nearest(Some(fra), Some(&row(1.0)), &holding), Some((1.0, true)));
+        assert!(nearest(Some(fra), Some(&row(290.0)), &holding).is_some_and(|(ms, known)| ms < 7.0 && !known));
+        assert_eq!(nearest(None, None, &holding), None);
     }
 
     #[test]

@@ -147,6 +147,16 @@ impl Reports {
         Ok(())
     }
 
+    /// How many of these machines have said that they applied entry `index`.
+    pub fn count_at<'a>(&self, machines: impl IntoIterator<Item = &'a MachineId>, index: u64) -> usize {
+        let inner = self.inner.lock();
+        let said = |machine: &&MachineId| {
+            let held = inner.machines.get(*machine).and_then(|held| held.reported.as_ref());
+            held.is_some_and(|(reported, _)| reported.report.applied_index() >= index)
+        };
+        machines.into_iter().filter(said).count()
+    }
+
     /// A machine's newest report.
     pub fn of(&self, machine: &MachineId) -> Option<Reported> {
         self.inner.lock().machines.get(machine)?.reported.as_ref().map(|(reported, _)| reported.clone())
@@ -196,7 +206,11 @@ impl Inner {
             micros.sort_unstable();
             f64::from(micros[(micros.len() - 1) / 2]) / 1000.0
         };
-        self.pairs.iter().map(|(pair, samples)| (pair.clone(), median(samples))).collect()
+        let mut medians = RoundTrips::new();
+        for ((from, to), samples) in &self.pairs {
+            medians.entry(from.clone()).or_default().insert(to.clone(), median(samples));
+        }
+        medians
     }
 }
 
@@ -229,7 +243,7 @@ mod tests {
     async fn one_machine_has_one_voice_and_an_old_voice_falls_silent() {
         let (reports, measured) = reports();
         let say = |machine: &str, micros| reports.take(&id(machine), &dc("fra"), report("ams", micros), |_| true);
-        let pair = (dc("fra"), dc("ams"));
+        let between = |from: &str, to: &str| measured.load().get(&dc(from)).and_then(|row| row.get(&dc(to)).copied());
         for _ in 0..4 {
             // A liar among three, however often it speaks.
             say("fra-1", 1).unwrap();
@@ -238,12 +252,12 @@ mod tests {
             tokio::time::advance(Duration::from_millis(PUBLISH_MS)).await;
         }
         say("fra-1", 1).unwrap();
-        assert_eq!(measured.load().get(&pair), Some(&6.0));
+        assert_eq!(between("fra", "ams"), Some(6.0));
         reports.forget(&id("fra-2"));
         tokio::time::advance(Duration::from_millis(SAMPLE_AGE_MS)).await;
         reports.take(&id("ams-1"), &dc("ams"), report("fra", 5_000), |_| true).unwrap();
         assert_eq!(measured.load().len(), 1);
-        assert_eq!(measured.load().get(&(dc("ams"), dc("fra"))), Some(&5.0));
+        assert_eq!(between("ams", "fra"), Some(5.0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -286,6 +300,6 @@ mod tests {
         tokio::time::advance(Duration::from_millis(PUBLISH_MS)).await;
         reports.take(&id("fra-99"), &dc("fra"), report("ams", 100), |_| true).unwrap();
         // The last 15: 86 to 100 us, of which the middle is 93.
-        assert_eq!(*measured.load().as_ref(), RoundTrips::from([((dc("fra"), dc("ams")), 0.093)]));
+        assert_eq!(*measured.load().as_ref(), RoundTrips::from([(dc("fra"), HashMap::from([(dc("ams"), 0.093)]))]));
     }
 }

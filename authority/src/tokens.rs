@@ -152,6 +152,7 @@ impl Presented {
         match &self.record(directory, now_ms)?.scope {
             TokenScope::Zone(zone) => Ok(zone.clone()),
             TokenScope::Machine(_) => Err(Problem::new(Code::Forbidden, "This token is for enrolling a machine.")),
+            TokenScope::Operator => Err(Problem::new(Code::Forbidden, "This token is an operator's.")),
         }
     }
 
@@ -163,6 +164,7 @@ impl Presented {
         match &self.record(directory, now_ms)?.scope {
             TokenScope::Machine(machine) => Ok(machine.clone()),
             TokenScope::Zone(_) => Err(Problem::new(Code::Forbidden, "This token is a zone's.")),
+            TokenScope::Operator => Err(Problem::new(Code::Forbidden, "This token is an operator's.")),
         }
     }
 }

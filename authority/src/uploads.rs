@@ -29,7 +29,7 @@ use crate::policies::{Decision, Policies, PolicyKey, Warning, shown};
 use crate::preview::{Holders, Latency, Survives};
 use crate::problem::{Code, Problem};
 use crate::publisher::{Plan, PublishError, Publisher};
-use crate::random::generator;
+use cinnabar_daemon::random::generator;
 
 /// Name of the acknowledgement that few data centres will hold a key.
 pub const FEW_HOLDERS: &str = "few-holders";
@@ -82,6 +82,18 @@ pub struct CertView {
     pub version: u64,
     /// The policy as the customer wrote it; `everywhere` when it was left out.
     pub policy: String,
+    /// Where it has arrived; told of one certificate that is asked for, where machines are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_on: Option<ActiveOn>,
+}
+
+/// How far a record has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ActiveOn {
+    /// Live machines that hold the key and have reported that they applied the record.
+    pub machines: usize,
+    /// Live machines that hold the key.
+    pub of: usize,
 }
 
 /// What an upload did.
@@ -524,6 +536,7 @@ impl Uploads {
             modified_ms: time_ms,
             version,
             policy: shown(&content.policy_text).to_owned(),
+            active_on: None,
         })
     }
 
@@ -565,7 +578,7 @@ struct Stored {
 }
 
 fn check_quota(directory: &Directory, zone: &Zone) -> Result<(), Problem> {
-    let held = directory.certs_of(&zone.id).count() + directory.secrets_of(&zone.id).count();
+    let held = directory.keys_of(&zone.id);
     if held < zone.limits.keys_max as usize {
         return Ok(());
     }
@@ -574,7 +587,7 @@ fn check_quota(directory: &Directory, zone: &Zone) -> Result<(), Problem> {
 
 fn check_new(directory: &Directory, zone: &Zone, fresh: &Cert) -> Result<(), Problem> {
     let leaf = sha256(&fresh.chain[0]);
-    if let Some((id, _)) = directory.certs_of(&zone.id).find(|(_, info)| info.leaf_sha256 == leaf) {
+    if let Some(id) = directory.cert_with_leaf(&zone.id, &leaf) {
         return Err(Problem::new(Code::CertificateStored, format!("It is stored as {id}."))
             .at("/certificate")
             .hint("PUT to that id changes it."));
@@ -659,6 +672,7 @@ fn view_of(zone: &ZoneId, id: &CertId, checked: &Checked, decision: &Decision, n
         modified_ms: now_ms,
         version: 1,
         policy: decision.shown_text().to_owned(),
+        active_on: None,
     }
 }
 

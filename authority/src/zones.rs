@@ -1,9 +1,12 @@
 //! Zones and their tokens: who owns which names, and whose program may act for them.
 //!
 //! The road: an operator adds a zone with its domains and has tokens made for it; a customer's program shows one with
-//! each request and [`Zones::authenticate`] says which zone it is of. Law: a name has one owner, so no two zones overlap;
+//! each request and [`Zones::authenticate`] says which zone it is of. Law: a name has one owner, so no two zones overlap,
+//! also when two processes add them at once;
 //! a domain does not leave a zone while a certificate stands on it; a zone ends only when it holds nothing, and its tokens
 //! end with it. A token's text is given once and never kept.
+
+mod operators;
 
 use std::sync::Arc;
 
@@ -99,6 +102,15 @@ pub struct Holder {
     pub expires_ms: u64,
 }
 
+/// What a token says of who shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// A zone's program.
+    Zone(Holder),
+    /// An operator: the token's name and public part.
+    Operator(String),
+}
+
 /// See the module.
 pub struct Zones {
     /// Writes, and has the directory.
@@ -133,6 +145,7 @@ impl Zones {
         let written = self.publisher.transact(|directory| {
             check(directory)?;
             let mut plan = Plan::new();
+            meet_others(directory, &mut plan)?;
             plan.put(zone.clone());
             Ok::<_, Problem>((plan, ()))
         });
@@ -171,6 +184,9 @@ impl Zones {
         let written = self.publisher.transact(|directory| {
             let zone = change(directory)?;
             let mut plan = Plan::new();
+            if domains.is_some() {
+                meet_others(directory, &mut plan)?;
+            }
             plan.put(zone.clone());
             Ok::<_, Problem>((plan, view(directory, &zone)))
         });
@@ -299,19 +315,23 @@ impl Zones {
         written.await.map(drop)
     }
 
-    /// Who shows this text; nobody when it is no token, one of another kind, revoked or expired.
-    pub fn authenticate(&self, text: &str) -> Option<Holder> {
+    /// Who shows this text; nobody when it is no token, a machine's, revoked or expired.
+    pub fn authenticate(&self, text: &str) -> Option<Shown> {
         let presented = Presented::parse(text).ok()?;
         let directory = self.publisher.directory().read();
         let token = presented.record(&directory, self.env.clock.unix_ms()).ok()?;
-        let TokenScope::Zone(zone) = &token.scope else { return None };
-        let there = directory.zones().contains_key(zone);
-        there.then(|| Holder { zone: zone.clone(), token: token.id.clone(), expires_ms: token.expires_ms })
+        match &token.scope {
+            TokenScope::Machine(_) => None,
+            TokenScope::Operator => Some(Shown::Operator(format!("{} by token {}", token.name, token.id))),
+            TokenScope::Zone(zone) => directory.zones().contains_key(zone).then(|| {
+                Shown::Zone(Holder { zone: zone.clone(), token: token.id.clone(), expires_ms: token.expires_ms })
+            }),
+        }
     }
 }
 
 fn view(directory: &Directory, zone: &Zone) -> ZoneView {
-    let keys = directory.certs_of(&zone.id).count() + directory.secrets_of(&zone.id).count();
+    let keys = directory.keys_of(&zone.id);
     ZoneView { id: zone.id.clone(), domains: zone.domains.clone(), limits: zone.limits, keys }
 }
 
@@ -343,6 +363,17 @@ fn read_domains(texts: &[String]) -> Result<Vec<Hostname>, Problem> {
 
 fn overlap(a: &Hostname, b: &Hostname) -> bool {
     a.is_inside(b) || b.is_inside(a)
+}
+
+/// Puts the head again, as it stands, beside a change of who owns which names. Two zones have no record in common, and so
+/// two processes could add overlapping ones at once, each seeing none: they meet in the head, where one of them finds that
+/// it was changed, and begins anew over what the other did.
+fn meet_others(directory: &Directory, plan: &mut Plan) -> Result<(), Problem> {
+    let head = directory.head().cloned().ok_or_else(|| {
+        Problem::new(Code::Unavailable, "The authority has signed no head yet.").hint("Try again in a few seconds.")
+    })?;
+    plan.put(head);
+    Ok(())
 }
 
 /// Every domain against every other zone's: what lies below a domain may be another's, too.

@@ -39,6 +39,11 @@ pub fn run(command: Command, at: &At, format: Format) -> Result<(), CliError> {
     }
 }
 
+/// Sends a machine's token and request for a certificate, and gives the answer.
+pub fn enrol(url: String, ca: Option<std::path::PathBuf>, body: Value) -> Result<Value, CliError> {
+    At::openly(url, ca).answer(&rest::Call::send(hyper::Method::POST, "/v1/enrol", body))
+}
+
 /// One of the commands that ask the authority.
 pub enum Command {
     /// `policy`

@@ -153,8 +153,8 @@ impl Fixture {
         compile(text, &cluster(), &Vocabulary { schema, data_centers: &data_centers, held: &|_| true }).unwrap()
     }
 
-    /// Stores a policy, and a certificate and a secret under it.
-    fn put_key(&mut self, n: u32, text: &str) -> PolicyId {
+    /// A policy's key, and a certificate and a secret under it.
+    fn key_records(&self, n: u32, text: &str) -> (PolicyRecord, Cert, Secret) {
         let compiled = self.compile(text);
         let id = PolicyIdField(compiled.id(&cluster()));
         let random = &mut generator(&SystemRng).unwrap();
@@ -177,21 +177,30 @@ impl Fixture {
         cert.wrapped_key = wrapped.as_bytes().to_vec().into();
         let wrapped = cert.wrapped_key.clone();
         let (name, policy_text) = (format!("s{n}").parse().unwrap(), text.to_owned());
-        self.put(Secret { zone: zone(), name, policy, policy_text, wrapped, created_ms: NOW });
+        let secret = Secret { zone: zone(), name, policy, policy_text, wrapped, created_ms: NOW };
+        let record = PolicyRecord {
+            id,
+            version: PolicyKeyVersion::FIRST,
+            text: text.to_owned(),
+            canonical: compiled.canonical.clone(),
+            schema: SchemaVersion::FIRST,
+            compiled: compiled.policy.to_string(),
+            public_key: *public.as_bytes(),
+            state: State::Active,
+        };
+        (record, cert, secret)
+    }
+
+    /// Stores a policy, and a certificate and a secret under it.
+    fn put_key(&mut self, n: u32, text: &str) -> PolicyId {
+        let (record, cert, secret) = self.key_records(n, text);
+        let (id, known) = (record.id.0, self.directory.policy(&cert.policy).is_some());
+        self.put(secret);
         self.put(cert);
-        if self.directory.policy(&policy).is_none() {
-            self.put(PolicyRecord {
-                id,
-                version: PolicyKeyVersion::FIRST,
-                text: text.to_owned(),
-                canonical: compiled.canonical.clone(),
-                schema: SchemaVersion::FIRST,
-                compiled: compiled.policy.to_string(),
-                public_key: *public.as_bytes(),
-                state: State::Active,
-            });
+        if !known {
+            self.put(record);
         }
-        id.0
+        id
     }
 
     fn change_inventory(&mut self, from: &str, to: &str) {
@@ -261,45 +270,52 @@ fn no_key_leaves_with_a_wildcard_or_with_other_attributes_than_were_asked_for() 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    // 200 policies, each against every machine.
+    #![proptest_config(ProptestConfig::with_cases(50))]
     #[test]
     fn preview_satisfaction_and_decryption_are_one(texts in proptest::collection::vec(policy_texts(), 4)) {
-        let mut fixture = Fixture::issued();
-        // One machine of each data centre; the others would repeat it.
-        fixture.directory = {
-            let mut fresh = Fixture::new();
-            for (name, ..) in CENTERS {
-                let issue = fresh.world().issue(&id(&format!("{name}-2"))).unwrap();
-                fresh.put(issue.record);
-            }
-            fresh.directory
-        };
-        static KEYS: OnceLock<BTreeMap<DataCenterId, Vec<u8>>> = OnceLock::new();
-        let keys = KEYS.get_or_init(|| {
-            let key = |name: &str| fixture.key_of(&id(&format!("{name}-2"))).to_bytes().expose().to_vec();
-            CENTERS.iter().map(|(name, ..)| (dc(name), key(name))).collect()
+        static ISSUED: OnceLock<(Fixture, BTreeMap<MachineId, AttributeKey>)> = OnceLock::new();
+        let (fixture, keys) = ISSUED.get_or_init(|| {
+            let fixture = Fixture::issued();
+            let keys = fixture.inventory.machines().map(|(id, _)| (id.clone(), fixture.key_of(id))).collect();
+            (fixture, keys)
         });
-        let sets = live_sets(&fixture.directory, Generation::FIRST);
+        prop_assert_eq!(keys.len(), 2 * CENTERS.len());
         for text in texts {
-            let compiled = fixture.compile(&text);
-            let shown = preview(&compiled.policy, &sets, &fixture.inventory, &RoundTrips::new()).holders.data_centers;
-            let random = &mut generator(&SystemRng).unwrap();
-            let secret = PolicySecretKey::generate(random);
-            let (bytes, version) = (cluster(), PolicyKeyVersion::FIRST.0);
-            let bytes = bytes.as_str().as_bytes();
-            let ciphertext = secret.encrypt(&system().0, random, &compiled.policy, bytes, version).unwrap();
-            let opens = |key: &Vec<u8>| {
-                let key = AttributeKey::from_bytes(key).unwrap();
-                PolicySecretKey::decrypt(&key, &ciphertext, bytes, &compiled.policy.id(bytes), version).is_ok()
-            };
-            for (center, key) in keys {
-                let record = fixture.directory.machines()[&id(&format!("{center}-2"))].record(&id("x"));
-                let satisfied = satisfies(&record.issued, &compiled.policy);
-                prop_assert_eq!(shown.contains(center), satisfied, "{} in {}", text, center);
-                prop_assert_eq!(opens(key), satisfied, "{} in {}", text, center);
-            }
+            check_policy(fixture, keys, &text)?;
         }
     }
+}
+
+/// Holds what is previewed, what the issued attributes satisfy and what a real key opens against each other: machine by
+/// machine, and for all of them together.
+fn check_policy(fixture: &Fixture, keys: &BTreeMap<MachineId, AttributeKey>, text: &str) -> Result<(), TestCaseError> {
+    let compiled = fixture.compile(text);
+    let random = &mut generator(&SystemRng).unwrap();
+    let (bytes, version) = (cluster(), PolicyKeyVersion::FIRST.0);
+    let (bytes, id) = (bytes.as_str().as_bytes(), compiled.id(&cluster()));
+    let secret = PolicySecretKey::generate(random);
+    let ciphertext = secret.encrypt(&system().0, random, &compiled.policy, bytes, version).unwrap();
+    let previewed = |sets: &[(Arc<Attributes>, BTreeSet<DataCenterId>)]| {
+        preview(&compiled.policy, sets, &fixture.inventory, &RoundTrips::new()).holders.data_centers
+    };
+    let mut holders = BTreeSet::new();
+    for (machine, info) in fixture.directory.live() {
+        let satisfied = satisfies(&info.record(machine).issued, &compiled.policy);
+        let attributes = info.attributes(Generation::FIRST).unwrap().clone();
+        let alone = previewed(&[(attributes, BTreeSet::from([info.data_center.clone()]))]);
+        prop_assert_eq!(!alone.is_empty(), satisfied, "{} at {}", text, machine);
+        let opened = PolicySecretKey::decrypt(&keys[machine], &ciphertext, bytes, &id, version);
+        prop_assert_eq!(opened.is_ok(), satisfied, "{} at {}", text, machine);
+        // What comes out is the key that went in.
+        prop_assert!(opened.map_or(true, |opened| opened.public_key() == secret.public_key()));
+        if satisfied {
+            holders.insert(info.data_center.clone());
+        }
+    }
+    let shown = previewed(&live_sets(&fixture.directory, Generation::FIRST));
+    prop_assert_eq!(shown, holders.into_iter().collect::<Vec<_>>(), "{}", text);
+    Ok(())
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Who calls: an operator by the certificate of its connection, a zone by a token, or nobody.
+//! Who calls: an operator by the certificate of its connection or a token, a zone by a token, or nobody.
 //!
 //! Law: credentials that are sent and are not valid are a failure, never "nobody"; those in the request speak louder than
 //! those of the connection. Of two places for a token, `Authorization` counts.
@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, header};
 use cinnabar_daemon::{PeerInfo, Role};
 
 use super::routes::Kind;
-use crate::zones::{Holder, Zones};
+use crate::zones::{Holder, Shown, Zones};
 
 /// A caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,10 @@ impl Caller {
 /// [`Failure`] for credentials that are not valid.
 pub fn identify(headers: &HeaderMap, peer: Option<&PeerInfo>, zones: &Zones) -> Result<Caller, Failure> {
     if let Some(token) = token(headers)? {
-        return zones.authenticate(token).map(Caller::Zone).ok_or(Failure);
+        return match zones.authenticate(token).ok_or(Failure)? {
+            Shown::Zone(holder) => Ok(Caller::Zone(holder)),
+            Shown::Operator(name) => Ok(Caller::Operator(name)),
+        };
     }
     match peer.and_then(|peer| peer.require(&[Role::Operator]).ok()) {
         Some(operator) => Ok(Caller::Operator(operator.name.to_string())),

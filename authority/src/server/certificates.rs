@@ -63,7 +63,9 @@ pub(super) async fn replace(mut ask: Ask) -> Result<Answer, Problem> {
 pub(super) async fn get(ask: Ask) -> Result<Answer, Problem> {
     let (zone, id) = (ask.zone()?, ask.name::<CertId>("certificate")?);
     ask.query.finish()?;
-    Answer::ok(&ask.api.uploads.get(&zone, &id).await?)
+    let mut view = ask.api.uploads.get(&zone, &id).await?;
+    view.active_on = ask.api.machines.as_ref().and_then(|machines| machines.active_on(&zone, &id));
+    Answer::ok(&view)
 }
 
 pub(super) async fn delete(ask: Ask) -> Result<Answer, Problem> {

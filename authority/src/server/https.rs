@@ -31,6 +31,7 @@ use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
 use super::metrics::{OpenConnection, count_handshake};
+use crate::digest::sha256;
 use crate::limits::{
     CONNECTION_END_S_MAX, CONNECTION_LIFE_S_MAX, CUSTOMER_CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_TIMEOUT_S,
     STREAMS_MAX,
@@ -47,6 +48,8 @@ const PENDING_RESETS_MAX: usize = 32;
 /// Bytes that one stream, and one connection, may have under way.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// How often the files with the certificate for customers are looked at.
+pub const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// Largest certificate or key file, in bytes.
 const FILE_BYTES_MAX: usize = 256 * 1024;
 /// What is spoken, the preferred one first.
@@ -91,7 +94,14 @@ pub enum HttpsError {
 pub struct Https {
     files: HttpsFiles,
     clock: Arc<dyn Clock>,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Loaded>,
+}
+
+/// What new connections are made with.
+struct Loaded {
+    config: Arc<ServerConfig>,
+    /// Of the files that it came from.
+    digest: [u8; 32],
 }
 
 impl Https {
@@ -100,17 +110,61 @@ impl Https {
     /// # Errors
     /// [`HttpsError`] names the file and the fault.
     pub fn load(files: HttpsFiles, clock: Arc<dyn Clock>) -> Result<Arc<Self>, HttpsError> {
-        let current = ArcSwap::from(config(&files, &clock)?);
+        let current = ArcSwap::from_pointee(config(&files, &clock, None)?.expect("nothing was loaded before"));
         Ok(Arc::new(Self { files, clock, current }))
     }
 
-    /// Loads the files anew, for every connection from now on.
+    /// Loads the files anew, for every connection from now on; says whether they had changed.
     ///
     /// # Errors
     /// [`HttpsError`]; what was in use stays in use.
-    pub fn reload(&self) -> Result<(), HttpsError> {
-        self.current.store(config(&self.files, &self.clock)?);
-        Ok(())
+    pub fn reload(&self) -> Result<bool, HttpsError> {
+        let loaded = config(&self.files, &self.clock, Some(self.current.load().digest))?;
+        let changed = loaded.is_some();
+        if let Some(loaded) = loaded {
+            self.current.store(Arc::new(loaded));
+        }
+        Ok(changed)
+    }
+
+    /// A digest of the files in use.
+    #[cfg(test)]
+    pub(super) fn in_use(&self) -> [u8; 32] {
+        self.current.load().digest
+    }
+
+    /// Looks at the files every [`WATCH_INTERVAL`] and reloads them when they changed, until the shutdown. Files that do not
+    /// load are tried again every time, since certificate and key are replaced one after the other.
+    pub async fn watch(self: Arc<Self>, shutdown: Shutdown) {
+        let mut last_fault = String::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.wait() => return,
+                () = sleep(WATCH_INTERVAL) => {}
+            }
+            self.clone().look(&mut last_fault).await;
+        }
+    }
+
+    /// Looks at the files once; a fault that is the same as the last one is not logged again.
+    pub async fn look(self: Arc<Self>, last_fault: &mut String) {
+        let Ok(outcome) = tokio::task::spawn_blocking(move || self.reload()).await else { return };
+        match outcome {
+            Ok(changed) => {
+                last_fault.clear();
+                if changed {
+                    tracing::info!("a new certificate for customers is in use");
+                }
+            }
+            Err(error) => {
+                let fault = error.to_string();
+                if fault != *last_fault {
+                    tracing::error!(error = %fault, "the new certificate for customers is refused, the old one stays in use");
+                    *last_fault = fault;
+                }
+            }
+        }
     }
 }
 
@@ -129,15 +183,20 @@ impl std::fmt::Debug for WallTime {
     }
 }
 
-fn config(files: &HttpsFiles, clock: &Arc<dyn Clock>) -> Result<Arc<ServerConfig>, HttpsError> {
+/// Reads the files; none when they are those that were loaded before.
+fn config(files: &HttpsFiles, clock: &Arc<dyn Clock>, before: Option<[u8; 32]>) -> Result<Option<Loaded>, HttpsError> {
     let read = |path: &PathBuf| {
         file::read_bounded(path, FILE_BYTES_MAX).map_err(|source| HttpsError::Read { path: path.clone(), source })
     };
     let content = |path: &PathBuf, expected| HttpsError::Content { path: path.clone(), expected };
-    let chain = CertificateDer::pem_slice_iter(&read(&files.cert)?).collect::<Result<Vec<_>, _>>();
+    let (chain_pem, key_pem) = (read(&files.cert)?, zeroize::Zeroizing::new(read(&files.key)?));
+    let digest = sha256(&[sha256(&chain_pem), sha256(&key_pem)].concat());
+    if before == Some(digest) {
+        return Ok(None);
+    }
+    let chain = CertificateDer::pem_slice_iter(&chain_pem).collect::<Result<Vec<_>, _>>();
     let chain = chain.ok().filter(|chain| !chain.is_empty());
     let chain = chain.ok_or_else(|| content(&files.cert, "CERTIFICATE blocks"))?;
-    let key_pem = zeroize::Zeroizing::new(read(&files.key)?);
     let key = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|_| content(&files.key, "one private key"))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(WallTime(clock.clone())))
@@ -145,7 +204,7 @@ fn config(files: &HttpsFiles, clock: &Arc<dyn Clock>) -> Result<Arc<ServerConfig
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(Some(Loaded { config: Arc::new(config), digest }))
 }
 
 /// Serves customers until shutdown, then lets what is under way finish.
@@ -165,7 +224,7 @@ pub async fn serve_customers(listener: TcpListener, tls: Arc<Https>, router: Rou
         let Ok(place) = place else { return };
         match accepted {
             Ok((socket, address)) => {
-                let (config, router, ends) = (tls.current.load_full(), router.clone(), shutdown.clone());
+                let (config, router, ends) = (tls.current.load().config.clone(), router.clone(), shutdown.clone());
                 shutdown.spawn(async move {
                     let _open = OpenConnection::new();
                     converse(socket, address, config, router, ends).await;

@@ -60,6 +60,11 @@ fn tell(call: Call) -> Told {
         Call::CreateToken => told("Makes a token; its text is shown once", "NewToken").reads("TokenRequest").creates(),
         Call::ListTokens => told("Lists a zone's tokens", "TokenList"),
         Call::RevokeToken => told("Revokes a token", "Gone"),
+        Call::CreateOperatorToken => told("Makes an operator's token; its text is shown once", "NewToken")
+            .reads("OperatorTokenRequest")
+            .creates(),
+        Call::ListOperatorTokens => told("Lists operators' tokens", "TokenList"),
+        Call::RevokeOperatorToken => told("Revokes an operator's token", "Gone"),
         Call::CreateCertificate => {
             told("Stores a certificate and its key", "Uploaded").reads("Upload").creates().query(DRY_RUN)
         }
@@ -79,15 +84,18 @@ fn tell(call: Call) -> Told {
         Call::FacadeEdit => told("Changes a certificate; its id stays", "FacadeOne").reads("FacadeChange"),
         Call::FacadeDelete => told("Deletes a certificate", "FacadeGone"),
         Call::FacadeVerifyToken => told("Says whether the token is good", "FacadeToken"),
-        Call::Enrol => told("Gives a machine its first certificate, for its token", "Any").reads("Any"),
-        Call::MachineToken => told("Makes a machine's enrolment token; its text is shown once", "Any").reads("Any"),
-        Call::ListMachines => told("Lists machines", "Any").query(&["after"]),
-        Call::RevokeMachines => told("Revokes machines, and says which keys they could open", "Any").reads("Any"),
-        Call::ListDataCenters => told("Lists data centres", "Any"),
-        Call::Drain => told("Asks a data centre for nothing new", "Any").reads("Any"),
-        Call::Undrain => told("Takes a data centre back", "Any").reads("Any"),
-        Call::GetSchema => told("Shows the attribute schema", "Any"),
-        Call::CheckSchema => told("Checks a schema file, without a change", "Any").reads("Any"),
+        Call::Enrol => told("Gives a machine its first certificate, for its token", "Enrolled").reads("Enrolment"),
+        Call::MachineToken => told("Makes a machine's enrolment token; its text is shown once", "MachineToken")
+            .reads("MachineTokenRequest"),
+        Call::ListMachines => told("Lists machines", "MachinePage").query(&["after"]),
+        Call::RevokeMachines => {
+            told("Revokes machines, and says which keys they could open", "Revocation").reads("RevocationRequest")
+        }
+        Call::ListDataCenters => told("Lists data centres", "DataCenterList"),
+        Call::Drain => told("Asks a data centre for nothing new", "Drained").reads("DrainRequest"),
+        Call::Undrain => told("Takes a data centre back", "Drained").reads("UndrainRequest"),
+        Call::GetSchema => told("Shows the attribute schema", "AttributeSchema"),
+        Call::CheckSchema => told("Checks a schema file, without a change", "SchemaChecked").reads("SchemaFile"),
     }
 }
 
@@ -123,6 +131,7 @@ pub fn document() -> Value {
                 "zoneToken": { "type": "http", "scheme": "bearer", "description": "a token of a zone" },
                 "authKey": { "type": "apiKey", "in": "header", "name": "X-Auth-Key", "description": "the same token" },
                 "authEmail": { "type": "apiKey", "in": "header", "name": "X-Auth-Email", "description": "any address" },
+                "operatorToken": { "type": "http", "scheme": "bearer", "description": "an operator's token" },
                 "operator": { "type": "mutualTLS", "description": "a certificate with the role operator" },
             },
             "schemas": schemas::all(),
@@ -140,7 +149,11 @@ fn operation(route: &Route) -> Value {
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
         .collect();
     parameters.extend(query.iter().map(|name| {
-        let schema = if *name == "dry_run" { json!({ "type": "boolean" }) } else { schemas::number(1, None) };
+        let schema = match *name {
+            "dry_run" => json!({ "type": "boolean" }),
+            "after" => json!({ "type": "string" }),
+            _ => schemas::number(1, None),
+        };
         json!({ "name": name, "in": "query", "required": false, "schema": schema })
     }));
     let answered = json!({
@@ -201,6 +214,7 @@ fn security(route: &Route) -> Value {
     }
     if route.allows(Kind::Operator) {
         security.push(json!({ "operator": [] }));
+        security.push(json!({ "operatorToken": [] }));
     }
     security.into()
 }

@@ -12,7 +12,7 @@ pub enum Kind {
     Anonymous,
     /// Who holds a zone's token.
     Zone,
-    /// Who has an operator's certificate.
+    /// Who has an operator's certificate or token.
     Operator,
 }
 
@@ -46,6 +46,9 @@ pub enum Call {
     CreateToken,
     ListTokens,
     RevokeToken,
+    CreateOperatorToken,
+    ListOperatorTokens,
+    RevokeOperatorToken,
     CreateCertificate,
     ListCertificates,
     GetCertificate,
@@ -121,6 +124,8 @@ const ZONES: &str = "/v1/zones";
 const ZONE: &str = "/v1/zones/{zone}";
 const TOKENS: &str = "/v1/zones/{zone}/tokens";
 const TOKEN: &str = "/v1/zones/{zone}/tokens/{id}";
+const OPERATOR_TOKENS: &str = "/v1/operator_tokens";
+const OPERATOR_TOKEN: &str = "/v1/operator_tokens/{id}";
 const CERTIFICATES: &str = "/v1/zones/{zone}/certificates";
 const CERTIFICATE: &str = "/v1/zones/{zone}/certificates/{id}";
 const SECRETS: &str = "/v1/zones/{zone}/secrets";
@@ -140,6 +145,9 @@ pub const ROUTES: &[Route] = &[
     send("POST", TOKENS, Call::CreateToken, OPERATORS),
     read(TOKENS, Call::ListTokens, OPERATORS),
     remove(TOKEN, Call::RevokeToken, OPERATORS),
+    send("POST", OPERATOR_TOKENS, Call::CreateOperatorToken, OPERATORS),
+    read(OPERATOR_TOKENS, Call::ListOperatorTokens, OPERATORS),
+    remove(OPERATOR_TOKEN, Call::RevokeOperatorToken, OPERATORS),
     send("POST", CERTIFICATES, Call::CreateCertificate, CALLERS),
     read(CERTIFICATES, Call::ListCertificates, CALLERS),
     read(CERTIFICATE, Call::GetCertificate, CALLERS),

@@ -4,6 +4,7 @@ mod access;
 mod connections;
 mod properties;
 mod refusals;
+mod rivals;
 mod roads;
 mod store;
 mod world;

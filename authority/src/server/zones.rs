@@ -9,7 +9,7 @@ use crate::fields::Fields;
 use crate::limits::{TOKEN_LIFE_S_MAX, ZONE_CHANGES_MAX, ZONE_KEYS_MAX};
 use crate::problem::{Code, Problem};
 use crate::timestamp::rfc3339;
-use crate::zones::{LimitsChange, TokenView};
+use crate::zones::{LimitsChange, NewToken, TokenView};
 
 fn limits(fields: &mut Fields) -> Result<LimitsChange, Problem> {
     let Some(mut limits) = fields.object("limits")? else { return Ok(LimitsChange::default()) };
@@ -85,14 +85,7 @@ pub(super) async fn create_token(ask: Ask) -> Result<Answer, Problem> {
     fields.finish()?;
     ask.query.finish()?;
     let made = ask.api.zones.create_token(&actor, &zone, &name, life_s).await?;
-    let mut shown = shown(&made.view);
-    // The one time that it is told.
-    shown["token"] = made.text.expose().into();
-    let answer = Answer::created(&shown, format!("/v1/zones/{zone}/tokens/{}", made.view.id));
-    if let serde_json::Value::String(token) = &mut shown["token"] {
-        zeroize::Zeroize::zeroize(token);
-    }
-    answer
+    told_once(&made, format!("/v1/zones/{zone}/tokens/{}", made.view.id))
 }
 
 pub(super) fn list_tokens(ask: Ask) -> Result<Answer, Problem> {
@@ -106,5 +99,40 @@ pub(super) async fn revoke_token(ask: Ask) -> Result<Answer, Problem> {
     let (zone, id, actor) = (ask.zone()?, ask.name::<CertId>("token")?, ask.actor());
     ask.query.finish()?;
     ask.api.zones.revoke_token(&actor, &zone, &id).await?;
+    Answer::ok(&json!({ "id": id, "deleted": true }))
+}
+
+/// A token that was just made: the one time that its text is told.
+fn told_once(made: &NewToken, location: String) -> Result<Answer, Problem> {
+    let mut shown = shown(&made.view);
+    shown["token"] = made.text.expose().into();
+    let answer = Answer::created(&shown, location);
+    if let serde_json::Value::String(token) = &mut shown["token"] {
+        zeroize::Zeroize::zeroize(token);
+    }
+    answer
+}
+
+pub(super) async fn create_operator_token(ask: Ask) -> Result<Answer, Problem> {
+    let actor = ask.actor();
+    let mut fields = Fields::parse(&ask.body)?;
+    let name = fields.required_text("name")?;
+    let life_s = fields.number("expires_in_s", 1, TOKEN_LIFE_S_MAX)?;
+    fields.finish()?;
+    ask.query.finish()?;
+    let made = ask.api.zones.create_operator_token(&actor, &name, life_s).await?;
+    told_once(&made, format!("/v1/operator_tokens/{}", made.view.id))
+}
+
+pub(super) fn list_operator_tokens(ask: Ask) -> Result<Answer, Problem> {
+    ask.query.finish()?;
+    let tokens: Vec<_> = ask.api.zones.operator_tokens().iter().map(shown).collect();
+    Answer::ok(&json!({ "tokens": tokens }))
+}
+
+pub(super) async fn revoke_operator_token(ask: Ask) -> Result<Answer, Problem> {
+    let (id, actor) = (ask.name::<CertId>("token")?, ask.actor());
+    ask.query.finish()?;
+    ask.api.zones.revoke_operator_token(&actor, &id).await?;
     Answer::ok(&json!({ "id": id, "deleted": true }))
 }

@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 use super::policy::preview;
 use super::rest::{At, Call};
 use super::show;
+use crate::cli::edge::{self, Local};
 use crate::cli::error::CliError;
-use crate::cli::files::Source;
+use crate::cli::files::{Destination, Source};
 use crate::cli::report::{Format, print_text};
 
 /// `cinnabar cert ...`
@@ -94,6 +95,18 @@ pub enum Secret {
         /// A warning that was seen: few-holders.
         #[arg(long, value_name = "WARNING")]
         acknowledge: Vec<String>,
+    },
+    /// Read a secret on a machine that satisfies its policy, from that machine's edge node.
+    Get {
+        /// The zone.
+        zone: String,
+        /// Its name.
+        name: String,
+        /// Where to; '-' is standard output.
+        #[arg(long, value_name = "FILE", default_value = "-")]
+        out: Destination,
+        #[command(flatten)]
+        local: Local,
     },
     /// Show what is known of a secret; never the secret.
     Show {
@@ -218,6 +231,7 @@ pub fn run_secret(command: Secret, at: &At, format: Format) -> Result<(), CliErr
             let call = Call { secrets: &["secret"], ..Call::send(Method::PUT, path(&zone, &name), body) };
             at.call(&call)?.map_or(Ok(()), |answer| stored(&answer, format, false))
         }
+        Secret::Get { zone, name, out, local } => edge::secret(zone, name, &local, &out),
         Secret::Show { zone, name } => {
             let answer = at.call(&Call::get(path(&zone, &name)))?;
             answer.map_or(Ok(()), |answer| show(format, &answer, None))

@@ -110,13 +110,23 @@ impl At {
             crate::cli::report::print_text(&place.as_curl(call))?;
             return Ok(None);
         }
+        place.answer(call).map(Some)
+    }
+
+    /// Nobody in particular at the customers' address.
+    pub fn openly(url: String, ca: Option<PathBuf>) -> Self {
+        Self { url: Some(url), ca, ..Self::default() }
+    }
+
+    /// Makes the call as it is, without a context.
+    pub fn answer(&self, call: &Call<'_>) -> Result<Value, CliError> {
         let (status, bytes) = block_on(async {
-            let answered = tokio::time::timeout(CALL_MAX, place.send(call));
+            let answered = tokio::time::timeout(CALL_MAX, self.send(call));
             answered.await.map_err(|_| CliError::Unreachable("the authority does not answer".to_owned()))?
         })?;
         let answer = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).map_err(failed)? };
         if (200..300).contains(&status) {
-            return Ok(Some(answer));
+            return Ok(answer);
         }
         let policy = call.body.as_ref().and_then(|body| body.get("policy")?.as_str().map(str::to_owned));
         Err(CliError::Refused(Box::new(Refusal { status, problem: answer, policy })))

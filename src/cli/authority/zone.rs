@@ -63,29 +63,47 @@ pub struct Limits {
 /// `cinnabar token ...`
 #[derive(Subcommand)]
 pub enum Token {
-    /// Make a token for a zone. It is shown once.
+    /// Make a token for a zone, or for an operator. It is shown once.
     Create {
-        /// The zone.
-        #[arg(long)]
-        zone: String,
-        /// What its owner calls it.
-        #[arg(long, default_value = "")]
+        #[command(flatten)]
+        owner: Owner,
+        /// What its owner calls it; an operator's acts under that name and needs one.
+        #[arg(long, default_value = "", required_if_eq("operator", "true"))]
         name: String,
     },
-    /// List a zone's tokens; never the tokens themselves.
+    /// List the tokens of a zone, or operators'; never the tokens themselves.
     List {
-        /// The zone.
-        #[arg(long)]
-        zone: String,
+        #[command(flatten)]
+        owner: Owner,
     },
     /// End a token.
     Revoke {
-        /// The zone.
-        #[arg(long)]
-        zone: String,
+        #[command(flatten)]
+        owner: Owner,
         /// The token's id.
         id: String,
     },
+}
+
+/// Whose tokens.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Owner {
+    /// The zone's.
+    #[arg(long)]
+    zone: Option<String>,
+    /// Operators'.
+    #[arg(long)]
+    operator: bool,
+}
+
+impl Owner {
+    fn path(&self) -> String {
+        match &self.zone {
+            Some(zone) => format!("/v1/zones/{zone}/tokens"),
+            None => "/v1/operator_tokens".to_owned(),
+        }
+    }
 }
 
 impl Limits {
@@ -125,10 +143,9 @@ pub fn run(command: Zone, at: &At, format: Format) -> Result<(), CliError> {
 
 /// Runs `token`.
 pub fn run_token(command: Token, at: &At, format: Format) -> Result<(), CliError> {
-    let path = |zone: &str| format!("/v1/zones/{zone}/tokens");
     match command {
-        Token::Create { zone, name } => {
-            let call = Call::send(Method::POST, path(&zone), json!({ "name": name }));
+        Token::Create { owner, name } => {
+            let call = Call::send(Method::POST, owner.path(), json!({ "name": name }));
             let Some(answer) = at.call(&call)? else { return Ok(()) };
             match (format, answer["token"].as_str()) {
                 // Alone on its line, so that it can go into a file.
@@ -136,13 +153,13 @@ pub fn run_token(command: Token, at: &At, format: Format) -> Result<(), CliError
                 _ => show(format, &answer, None),
             }
         }
-        Token::List { zone } => {
+        Token::List { owner } => {
             let columns: &[&str] = &["id", "name", "expires_ms"];
-            let answer = at.call(&Call::get(path(&zone)))?;
+            let answer = at.call(&Call::get(owner.path()))?;
             answer.map_or(Ok(()), |answer| show(format, &answer, Some(("tokens", columns))))
         }
-        Token::Revoke { zone, id } => {
-            let answer = at.call(&Call::delete(format!("{}/{id}", path(&zone))))?;
+        Token::Revoke { owner, id } => {
+            let answer = at.call(&Call::delete(format!("{}/{id}", owner.path())))?;
             answer.map_or(Ok(()), |answer| show(format, &answer, None))
         }
     }

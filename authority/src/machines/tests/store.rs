@@ -429,3 +429,33 @@ async fn a_machine_calls_for_itself_and_others_call_nothing() {
         assert!(matches!(client.keys().await, Err(ClientError::Refused { code, .. }) if code.is_empty()), "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_certificate_says_on_how_many_of_its_holders_it_has_arrived() {
+    let running = Running::start().await;
+    running.unseal();
+    for machine in ["fra-1", "fra-2", "iad-1"] {
+        running.enrol(machine).await;
+        running.machines.keys(&id(machine)).await.unwrap();
+    }
+    let (policy, cert, _) = Fixture::new().key_records(1, "region: EU");
+    let (zone, cert_id) = (cert.zone.clone(), cert.id.clone());
+    running.put(policy).await;
+    running.put(cert).await;
+    let index = running.index();
+    let active = || running.machines.active_on(&zone, &cert_id).map(|active| (active.machines, active.of));
+    assert_eq!(active(), Some((0, 2)), "who does not hold the key does not count");
+    let report = async |machine: &str, applied_index| {
+        let report = machine_proto::ReportRequest { applied_index, version: "0.1.0".to_owned(), ..Default::default() };
+        running.machines.report(&id(machine), report.try_into().unwrap()).await.unwrap();
+    };
+    report("fra-1", index - 1).await;
+    report("iad-1", index).await;
+    assert_eq!(active(), Some((0, 2)), "one is a step behind, the other holds nothing");
+    report("fra-2", index).await;
+    assert_eq!(active(), Some((1, 2)));
+    let lost = Selection::Ids([id("fra-2")].into());
+    running.machines.revoke("operator", &lost, "lost", false).await.unwrap();
+    assert_eq!(active(), Some((0, 1)), "a revoked machine is no holder");
+    assert_eq!(running.machines.active_on(&zone, &"f".repeat(32).parse().unwrap()).map(|active| active.of), None);
+}

@@ -1,5 +1,7 @@
 //! The schemas of bodies and answers.
 
+mod machines;
+
 use serde_json::{Map, Value, json};
 
 use super::problem_types;
@@ -65,8 +67,15 @@ fn request(fields: &[(&str, Value)], optional: &[(&str, Value)]) -> Value {
 /// Every schema by its name.
 pub fn all() -> Value {
     let mut all = Map::new();
-    for (name, schema) in
-        requests().into_iter().chain(policies()).chain(certificates()).chain(zones()).chain(facade()).chain(refusals())
+    for (name, schema) in requests()
+        .into_iter()
+        .chain(policies())
+        .chain(certificates())
+        .chain(zones())
+        .chain(facade())
+        .chain(refusals())
+        .chain(machines::requests())
+        .chain(machines::answers())
     {
         all.insert(name.to_owned(), schema);
     }
@@ -115,6 +124,10 @@ fn requests() -> Vec<(&'static str, Value)> {
                 &[],
                 &[("name", text("what its owner calls it")), ("expires_in_s", number(1, Some(TOKEN_LIFE_S_MAX)))],
             ),
+        ),
+        (
+            "OperatorTokenRequest",
+            request(&[("name", text("under which it acts"))], &[("expires_in_s", number(1, Some(TOKEN_LIFE_S_MAX)))]),
         ),
         ("FacadeUpload", request(&both, &facade)),
         ("FacadeChange", request(&[], &[&both[..], &facade].concat())),
@@ -234,7 +247,8 @@ fn certificates() -> Vec<(&'static str, Value)> {
     let put = [name.clone(), zone.clone(), policy.clone()];
     let id = ("policy_id", text("hexadecimal"));
     vec![
-        ("Certificate", answer(&certificate, &[])),
+        ("Certificate", answer(&certificate, &[("active_on", reference("ActiveOn"))])),
+        ("ActiveOn", answer(&[("machines", number(0, None)), ("of", number(0, None))], &[])),
         ("CertificatePage", page("certificates", "Certificate")),
         ("Uploaded", answer(&[&certificate[..], &told, &preview(), &index].concat(), &before)),
         ("Before", answer(&[("could_open", list(text("a data centre"))), ("note", text("what that means"))], &[])),

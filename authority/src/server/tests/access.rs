@@ -15,6 +15,9 @@ const MEANT: &[(&str, &str)] = &[
     ("POST /v1/zones/{zone}/tokens", "o"),
     ("GET /v1/zones/{zone}/tokens", "o"),
     ("DELETE /v1/zones/{zone}/tokens/{id}", "o"),
+    ("POST /v1/operator_tokens", "o"),
+    ("GET /v1/operator_tokens", "o"),
+    ("DELETE /v1/operator_tokens/{id}", "o"),
     ("POST /v1/zones/{zone}/certificates", "zo"),
     ("GET /v1/zones/{zone}/certificates", "zo"),
     ("GET /v1/zones/{zone}/certificates/{id}", "zo"),
@@ -68,6 +71,7 @@ async fn every_cell_of_the_table_is_kept() {
             ('a', Who::Edge, 401),
             ('z', Who::Token(&world.shop), 403),
             ('o', Who::Operator, 403),
+            ('o', Who::Token(&world.robot), 403),
         ] {
             // Operators name a zone that is not there, so that nothing is done.
             let zone = if letter == 'o' { "nothing" } else { "shop" };
@@ -128,4 +132,30 @@ async fn tokens_of_every_spelling_but_the_right_one_are_refused() {
     let mut asked = request("GET", path, Who::Operator, "");
     asked.headers_mut().insert("authorization", "Bearer nonsense".parse().unwrap());
     assert_eq!(world.send(asked).await.status, 401);
+}
+
+#[tokio::test]
+async fn an_operators_token_acts_under_its_name_until_it_is_revoked() {
+    let world = World::new().await;
+    let made = world.call("POST", "/v1/operator_tokens", Who::Operator, r#"{"name":"nightly"}"#).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let made: serde_json::Value = serde_json::from_str(&made.text).unwrap();
+    let (token, id) = (made["token"].as_str().unwrap(), made["id"].as_str().unwrap());
+    assert_eq!(world.call("GET", "/v1/zones", Who::Token(token), "").await.status, 200);
+    let zone = r#"{"id":"night","domains":["night.example"]}"#;
+    assert_eq!(world.call("POST", "/v1/zones", Who::Token(token), zone).await.status, 201);
+    let audit = std::fs::read_to_string(world.audit_file()).unwrap();
+    assert!(audit.contains(&format!("operator nightly by token {id}")) && !audit.contains(token), "{audit}");
+    let listed = world.call("GET", "/v1/operator_tokens", Who::Operator, "").await;
+    assert!(listed.text.contains(id) && !listed.text.contains(token), "{listed:?}");
+    // A zone's token is none of these, nor is an operator's one of a zone's.
+    let shop = &world.shop[4..36];
+    assert_eq!(world.call("DELETE", &format!("/v1/operator_tokens/{shop}"), Who::Operator, "").await.status, 404);
+    assert_eq!(world.call("DELETE", &format!("/v1/zones/shop/tokens/{id}"), Who::Operator, "").await.status, 404);
+    assert_eq!(world.call("DELETE", &format!("/v1/operator_tokens/{id}"), Who::Token(token), "").await.status, 200);
+    assert_eq!(world.call("GET", "/v1/zones", Who::Token(token), "").await.status, 401);
+    for name in [r#"{"name":" "}"#, r#"{"name":"a\u0000"}"#, "{}"] {
+        let refused = world.call("POST", "/v1/operator_tokens", Who::Operator, name).await;
+        assert!((400..500).contains(&refused.status), "{name}: {refused:?}");
+    }
 }

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::world::World;
-use crate::server::https::{Https, HttpsFiles, serve_customers, serve_operators};
+use crate::server::https::{Https, HttpsFiles, WATCH_INTERVAL, serve_customers, serve_operators};
 
 struct Served {
     world: World,
@@ -93,12 +93,33 @@ async fn customers_speak_tls_of_two_versions_and_http_of_two() {
 async fn a_new_certificate_is_used_from_the_next_connection_on() {
     let served = Served::new().await;
     let root = write(&served.files);
-    served.tls.reload().unwrap();
+    assert!(served.tls.reload().unwrap() && !served.tls.reload().unwrap(), "once for each change");
     served.connect(&root, &rustls::version::TLS13, &[b"h2"]).await.unwrap();
     assert!(served.connect(&served.root, &rustls::version::TLS13, &[b"h2"]).await.is_err());
     std::fs::write(&served.files.cert, "nonsense").unwrap();
     assert!(served.tls.reload().is_err());
     served.connect(&root, &rustls::version::TLS13, &[b"h2"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_files_are_watched_and_bad_ones_change_nothing() {
+    let served = Served::new().await;
+    // The clock goes on by itself where nothing else can happen; sockets are real, so it is asked again and again.
+    tokio::time::pause();
+    let watching = tokio::spawn(served.tls.clone().watch(served.shutdown.clone()));
+    let good = served.tls.in_use();
+    std::fs::write(&served.files.cert, "nonsense").unwrap();
+    tokio::time::sleep(3 * WATCH_INTERVAL).await;
+    assert_eq!(served.tls.in_use(), good);
+    write(&served.files);
+    let changed = async {
+        while served.tls.in_use() == good {
+            tokio::time::sleep(WATCH_INTERVAL).await;
+        }
+    };
+    tokio::time::timeout(100 * WATCH_INTERVAL, changed).await.expect("the new certificate is in use");
+    served.shutdown.clone().drain().await;
+    watching.await.unwrap();
 }
 
 #[tokio::test]

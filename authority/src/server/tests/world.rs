@@ -13,12 +13,12 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use bytes::Bytes;
 use cinnabar_abe::signature::RecordSigningKey;
 use cinnabar_authority_api::records::{
-    Content, Issued, Machine, MachineState, Mode, SchemaRecord, Signer, State, System, Zone,
+    Content, Head, Issued, Machine, MachineState, Mode, SchemaRecord, Signer, State, System, Zone,
 };
 use cinnabar_authority_api::schema::Facts;
 use cinnabar_authority_api::{Generation, Hostname, Schema, SchemaVersion, Verifier};
 use cinnabar_daemon::env::{SystemClock, SystemRng};
-use cinnabar_daemon::{Clock, ClusterId, Env, PeerInfo};
+use cinnabar_daemon::{Clock, ClusterId, Env, PeerInfo, Rng};
 use cinnabar_kv_api::{Client, ClientConfig, Target};
 use parking_lot::RwLock;
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
@@ -34,10 +34,10 @@ use crate::directory::Directory;
 use crate::inventory::Inventory;
 use crate::policies::Policies;
 use crate::publisher::Publisher;
-use crate::random::generator;
 use crate::server::{Api, router};
 use crate::uploads::Uploads;
 use crate::zones::{LIMITS_DEFAULT, LimitsChange, Zones};
+use cinnabar_daemon::random::generator;
 
 /// 2027-01-15T08:00:00Z.
 pub const NOW_S: u64 = 1_800_000_000;
@@ -69,7 +69,10 @@ pub struct World {
     /// Tokens of the zones `shop` and `other`.
     pub shop: String,
     pub other: String,
-    _folder: tempfile::TempDir,
+    /// An operator's.
+    pub robot: String,
+    key_bytes: [u8; 32],
+    folder: tempfile::TempDir,
 }
 
 /// Who calls.
@@ -141,7 +144,9 @@ impl World {
         store.serve(&socket);
         let env = Env { clock: clock.clone(), ..Env::system() };
         let mut random = generator(&SystemRng).unwrap();
-        let key = RecordSigningKey::generate(&mut random);
+        let mut key_bytes = [0; 32];
+        SystemRng.fill(&mut key_bytes).unwrap();
+        let key = RecordSigningKey::from_bytes(&key_bytes);
         let mut directory = Directory::new(Verifier::new(cluster.clone(), key.verifying_key()));
         let schema = Schema::default();
         let signer = Signer { cluster: &cluster, key: &key };
@@ -150,6 +155,8 @@ impl World {
         let system = System { generation: Generation::FIRST, public_key, state: State::Active, mode: Mode::Production };
         put(&store, &mut directory, &signer, system);
         put(&store, &mut directory, &signer, SchemaRecord { version: SchemaVersion::FIRST, schema: schema.clone() });
+        let head = Head { index: 1, chain_head: [1; 32], state_hash: [2; 32], time_ms: NOW_S * 1_000 };
+        put(&store, &mut directory, &signer, head);
         for (dc, country, region) in CENTERS {
             put(&store, &mut directory, &signer, machine(&schema, &cluster, dc, country, region));
         }
@@ -171,7 +178,27 @@ impl World {
         let uploads = Uploads { cluster, publisher, policies, audit: audit.clone(), env, cores };
         let api = Api::new(Arc::new(uploads), zones, None);
         let (shop, other) = (token(&api, "shop").await, token(&api, "other").await);
-        Self { router: router(api.clone()), api, store, clock, audit, shop, other, _folder: folder }
+        let made = api.zones.create_operator_token("test", "robot", None).await.unwrap();
+        let robot = made.text.expose().to_owned();
+        Self { router: router(api.clone()), api, store, clock, audit, shop, other, robot, key_bytes, folder }
+    }
+
+    /// Zones of another process of the same authority, which has seen what the store has now and follows no further.
+    pub fn rival(&self) -> Zones {
+        let (cluster, key): (ClusterId, _) = ("acme".parse().unwrap(), RecordSigningKey::from_bytes(&self.key_bytes));
+        let mut directory = Directory::new(Verifier::new(cluster.clone(), key.verifying_key()));
+        for (key, (record, index)) in &self.store.0.lock().records {
+            directory.take(key, record, *index, false).unwrap();
+        }
+        let env = self.api.uploads.env.clone();
+        let target = Target::Unix(self.folder.path().join("kv.sock"));
+        let client = Client::new(ClientConfig { target, env: env.clone(), deadline: Duration::from_secs(10) }).unwrap();
+        let publisher = Publisher::new(client, Arc::new(RwLock::new(directory)), cluster, key, env.clone());
+        Zones { publisher: Arc::new(publisher), audit: self.audit.clone(), env }
+    }
+
+    pub fn audit_file(&self) -> std::path::PathBuf {
+        self.folder.path().join("audit")
     }
 
     pub async fn send(&self, request: Request) -> Answered {
