@@ -36,6 +36,11 @@ impl Child {
         self.child.id()
     }
 
+    /// Has it not ended by itself?
+    pub fn runs(&mut self) -> Fallible<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     /// Ends it, politely or not, and waits until it is gone.
     pub fn end(&mut self, signal: Signal) -> Fallible<()> {
         let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).ok_or("no process id")?;

@@ -4,6 +4,7 @@
 //! installed. Figures of one run compare with each other; between machines they do not.
 #![forbid(unsafe_code)]
 
+#[allow(dead_code, reason = "shared with benches/authority")]
 mod child;
 mod cinnabar;
 mod data;
