@@ -8,7 +8,8 @@ CARGO ?= cargo
 # Seconds that `make fuzz` spends on each target, and which targets.
 SECS ?= 60
 TARGET ?= policy public_key system_secret_key attribute_key ciphertext wrapped_key sealed_file \
-    log_file log_entry frame snapshot_file resp config
+    log_file log_entry frame snapshot_file resp config \
+    record record_key upload_pem schema policy_text token
 
 # Power cuts that `make powercut` makes; SEED repeats a run.
 CUTS ?= 200
@@ -25,7 +26,7 @@ STORM = $(if $(SEED),SEED=$(SEED)) KILLS=$(KILLS) LEADER_KILLS=$(LEADER_KILLS) O
 # One after the other, so that each has the machine for itself.
 STORM_ARGS = --nocapture --test-threads 1
 
-.PHONY: help setup demo test test-planted constant-time e2e verify fmt-check lint docs deny tidy fix bench bench-kv fuzz powercut storm advisories
+.PHONY: help setup demo demo-down demo-abe test test-planted constant-time e2e verify fmt-check lint docs deny tidy fix bench bench-kv bench-authority bench-edge fuzz powercut storm advisories
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -34,9 +35,16 @@ setup: ## install what is missing, without root; safe to repeat
 	@scripts/setup $(SETUP_ARGS)
 
 # Neither needs the tools that setup may have to compile.
-demo test: SETUP_ARGS := --quick
+demo demo-abe test: SETUP_ARGS := --quick
 
-demo: setup ## the main job, live: keys, a policy, one machine that may open and one that may not
+demo: setup ## the main job, live, on loopback; CHECK=1 ends it again and fails if anything was not as it should be; BIN=FILE with this binary
+	@$(if $(BIN),,$(CARGO) build --release --quiet --locked --package cinnabar --package cinnabar-authority)
+	@$(or $(BIN),target/release/cinnabar) demo up $(if $(CHECK),--check)
+
+demo-down: ## end the demonstration, by the process ids that it wrote down
+	@target/release/cinnabar demo down
+
+demo-abe: setup ## only the encryption: a policy, a machine that may open and one that may not
 	@$(CARGO) build --release --quiet --locked
 	@scripts/demo target/release/cinnabar
 
@@ -83,6 +91,12 @@ bench: ## figures with processor and commit, then criterion's
 
 bench-kv: ## the store beside its peers; make bench-kv ARGS="--quick --parts puts"
 	@scripts/bench-kv $(ARGS)
+
+bench-authority: ## the authority as full as a large network's; make bench-authority ARGS="--quick"
+	@scripts/bench-authority $(ARGS)
+
+bench-edge: ## signatures and handshakes of the edge node; make bench-edge ARGS="--quick --parts sign,stream"
+	@scripts/bench-edge $(ARGS)
 
 fuzz: setup ## fuzz every decoder: make fuzz SECS=30 TARGET="policy ciphertext"
 	@scripts/fuzz $(SECS) $(TARGET)

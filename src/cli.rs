@@ -5,12 +5,16 @@ mod authority;
 mod backup;
 mod bench;
 mod connect;
+mod demo;
+mod edge;
 mod error;
 mod files;
 mod kv;
 mod pki;
 mod report;
+mod sign;
 mod store;
+mod terminate;
 
 use std::process::ExitCode;
 
@@ -42,6 +46,14 @@ enum Command {
     Voter(store::Process),
     /// Run a replica: a full copy outside Raft that others can follow.
     Replica(store::Process),
+    /// Run an edge node: a full copy, the keys that this machine may open, signatures for this machine and its peers.
+    Edge(edge::Edge),
+    /// Ask this machine's edge node who may hold a name's keys, who does, and why not here.
+    Explain(edge::Explain),
+    /// Terminate TLS with keys that this machine's edge node signs by.
+    Terminate(store::Process),
+    /// Have this machine's edge node make one signature, as a terminator would.
+    Sign(sign::Sign),
     /// Make a cluster and change its members.
     Cluster {
         #[command(flatten)]
@@ -123,6 +135,9 @@ enum Command {
     /// Name an authority and who asks there, so that commands need no options.
     #[command(subcommand)]
     Context(authority::Context),
+    /// Show the whole system at work on this machine, and end it.
+    #[command(subcommand)]
+    Demo(demo::Demo),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -151,6 +166,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Abe(command) => abe::run(command, cli.output),
         Command::Voter(process) => store::voter(&process),
         Command::Replica(process) => store::replica(&process),
+        Command::Edge(edge) => edge::run(edge, cli.output),
+        Command::Explain(command) => edge::explain(&command, cli.output),
         Command::Cluster { connect, command } => store::cluster(command, &connect, cli.output),
         Command::Status { connect } => store::status(&connect, cli.output),
         Command::Kv { connect, command } => kv::run(command, &connect, cli.output),
@@ -164,6 +181,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Dc { at, command } => authority::run(authority::Command::DataCenter(command), &at, cli.output),
         Command::Schema { at, command } => authority::run(authority::Command::Schema(command), &at, cli.output),
         Command::Context(command) => authority::context(command, cli.output),
+        Command::Terminate(process) => terminate::terminate(&process),
+        Command::Sign(command) => sign::sign(&command, cli.output),
+        Command::Demo(command) => demo::run(command, cli.output),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "cinnabar", &mut std::io::stdout());
             Ok(())
