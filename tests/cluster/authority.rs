@@ -3,6 +3,6 @@
 mod crash;
 mod machines;
 mod process;
-mod rig;
+pub mod rig;
 mod sdk;
 mod upload;

@@ -2,6 +2,7 @@
 
 mod authority;
 mod disk_full;
+mod edge;
 #[path = "../harness/harness.rs"]
 mod harness;
 mod large;

@@ -13,6 +13,8 @@ use cinnabar_daemon::config::{self, ENV_PREFIX};
 use cinnabar_daemon::mtls::metrics as tls;
 use cinnabar_kv::config::{LogConfig, RaftConfig, ReplicaConfig, VoterConfig};
 use cinnabar_kv::metrics::METRICS;
+use cinnabar_terminator::TerminatorConfig;
+use cinnabar_terminator::config::LimitsConfig;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use toml::Value;
@@ -62,8 +64,7 @@ fn kind(name: &str) -> &'static str {
 /// Every metric with the words of its labels cell: name of the label, then its values.
 fn metrics() -> BTreeMap<&'static str, Vec<&'static str>> {
     let mut all = BTreeMap::new();
-    for (name, labels, _) in METRICS {
-        assert!(labels.len() <= 1, "{name}: the page has room for one label");
+    for (name, labels, _) in METRICS.iter().chain(cinnabar_terminator::metrics::METRICS) {
         all.insert(*name, labels.iter().flat_map(|(label, values)| [&[*label], *values].concat()).collect());
     }
     all.insert(tls::HANDSHAKES, [&["result"], tls::RESULTS].concat());
@@ -74,10 +75,11 @@ fn metrics() -> BTreeMap<&'static str, Vec<&'static str>> {
     all
 }
 
-/// Names of metrics that the sources of the store and of the process kit spell out.
+/// Names of metrics that the sources of the store, the process kit and the terminator spell out.
 fn spelled_out() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    let mut folders: Vec<PathBuf> = ["kv/src", "kv/api/src", "kv/daemon/src"].map(|dir| root().join(dir)).into();
+    let mut folders: Vec<PathBuf> =
+        ["kv/src", "kv/api/src", "kv/daemon/src", "edge/terminator/src"].map(|dir| root().join(dir)).into();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -87,7 +89,7 @@ fn spelled_out() -> BTreeSet<String> {
             }
             let text = fs::read_to_string(&path).unwrap();
             for word in text.split("\"cinnabar_").skip(1).filter_map(|rest| rest.split('"').next()) {
-                let groups = ["raft_", "kv_", "store_", "log_", "disk_", "feed_", "replica_", "tls_"];
+                let groups = ["raft_", "kv_", "store_", "log_", "disk_", "feed_", "replica_", "tls_", "terminator_"];
                 let plain = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
                 if plain && groups.iter().any(|group| word.starts_with(group)) {
                     found.insert(format!("cinnabar_{word}"));
@@ -101,13 +103,41 @@ fn spelled_out() -> BTreeSet<String> {
 #[test]
 fn every_metric_has_its_row_and_every_row_its_metric() {
     let page = page("metrics.md");
-    let (rows, metrics) = (rows(&page), metrics());
+    // The authority's are held to its code by its own tests, which see it.
+    let (page, _) = page.split_once("\n## Authority\n").expect("the last section");
+    let (rows, metrics) = (rows(page), metrics());
     assert_eq!(rows.keys().collect::<Vec<_>>(), metrics.keys().collect::<Vec<_>>());
     for (name, cells) in rows {
         assert_eq!(cells[0], kind(name), "type of {name}");
         assert_eq!(quoted(cells[1]), metrics[name], "labels of {name}");
         assert!(cells[2].len() > 5, "{name} has no meaning");
     }
+}
+
+#[test]
+fn every_metric_of_the_edge_node_has_its_row() {
+    use cinnabar_edge::{metrics as agent, signer::metrics as signer};
+    let page = page("metrics.md");
+    let rows = rows(section(&page, "Edge node"));
+    let names = BTreeSet::from([
+        signer::SIGN,
+        signer::SIGN_SECONDS,
+        signer::QUEUE_SECONDS,
+        signer::FORWARD_SECONDS,
+        signer::ATTEMPTS,
+        signer::EJECTIONS,
+        signer::PROBES,
+        signer::DENIED,
+        agent::REJECTED,
+        agent::POLICIES_OPENED,
+        agent::HEAD_AGE,
+        agent::TRUSTED,
+        agent::REFUSED,
+        agent::POLICIES_OPEN,
+        agent::INSECURE,
+        agent::REPORTS,
+    ]);
+    assert_eq!(rows.keys().copied().collect::<BTreeSet<_>>(), names);
 }
 
 #[test]
@@ -155,7 +185,12 @@ fn fields<T: DeserializeOwned>() -> Vec<&'static str> {
 
 /// Every key of a configuration, with dots; tables are those that a loaded sample has.
 fn keys<T: DeserializeOwned + Serialize>(sample: &T) -> BTreeSet<String> {
-    let tables = [("tls", fields::<TlsFiles>()), ("log", fields::<LogConfig>()), ("raft", fields::<RaftConfig>())];
+    let tables = [
+        ("tls", fields::<TlsFiles>()),
+        ("log", fields::<LogConfig>()),
+        ("raft", fields::<RaftConfig>()),
+        ("limits", fields::<LimitsConfig>()),
+    ];
     let loaded = Value::try_from(sample).unwrap();
     let mut found = BTreeSet::new();
     for field in fields::<T>() {
@@ -170,11 +205,11 @@ fn keys<T: DeserializeOwned + Serialize>(sample: &T) -> BTreeSet<String> {
     found
 }
 
-/// The samples of the page: a voter's, a replica's.
-fn samples(page: &str) -> [String; 2] {
+/// The samples of the page: a voter's, a replica's, a terminator's.
+fn samples(page: &str) -> [String; 3] {
     let blocks = section(page, "Samples").split("```toml\n").skip(1);
     let samples: Vec<String> = blocks.filter_map(|block| block.split("```").next()).map(str::to_owned).collect();
-    samples.try_into().expect("two samples")
+    samples.try_into().expect("three samples")
 }
 
 /// A sample with the keys that it has commented out.
@@ -205,16 +240,17 @@ fn values<T: Serialize>(config: &T) -> BTreeMap<String, String> {
 }
 
 /// The page has exactly the configuration's keys; the sample shows them all; the defaults are the code's.
-fn check<T: DeserializeOwned + Serialize>(page: &str, title: &str, sample: &str) {
-    let (both, own) = (rows(section(page, "Keys of both")), rows(section(page, title)));
-    let listed: BTreeSet<String> = both.keys().chain(own.keys()).map(|key| (*key).to_owned()).collect();
+fn check<T: DeserializeOwned + Serialize>(page: &str, titles: &[&str], sample: &str) {
+    let tables: Vec<_> = titles.iter().map(|title| rows(section(page, title))).collect();
+    let listed: BTreeSet<String> = tables.iter().flatten().map(|(key, _)| (*key).to_owned()).collect();
+    let title = titles.join(", ");
     let config: T = load(sample, &[], &[]);
     let known = keys(&config);
     assert_eq!(listed, known, "{title}");
     let full = values::<T>(&load(&uncommented(sample), &[], &[]));
     assert_eq!(full.keys().cloned().collect::<BTreeSet<_>>(), known, "the sample of {title} lacks a key");
 
-    let cells = |key: &str| both.get(key).or_else(|| own.get(key)).expect("listed");
+    let cells = |key: &str| tables.iter().find_map(|table| table.get(key)).expect("listed");
     let required = known.iter().filter(|key| cells(key)[1].is_empty());
     let minimal: Vec<(&str, &str)> = required.map(|key| (key.as_str(), full[key].as_str())).collect();
     let defaults = values::<T>(&load("", &[], &minimal));
@@ -229,15 +265,18 @@ fn check<T: DeserializeOwned + Serialize>(page: &str, title: &str, sample: &str)
 #[test]
 fn every_key_has_its_row_and_every_row_its_key() {
     let page = page("configuration.md");
-    let [voter, replica] = samples(&page);
-    check::<VoterConfig>(&page, "Voter", &voter);
-    check::<ReplicaConfig>(&page, "Replica", &replica);
+    let [voter, replica, terminator] = samples(&page);
+    check::<VoterConfig>(&page, &["Keys of both", "Voter"], &voter);
+    check::<ReplicaConfig>(&page, &["Keys of both", "Replica"], &replica);
+    check::<TerminatorConfig>(&page, &["Terminator"], &terminator);
 }
 
 #[test]
 fn the_samples_hold_together() {
     let page = page("configuration.md");
-    let [voter, replica] = samples(&page);
+    let [voter, replica, terminator] = samples(&page);
+    load::<TerminatorConfig>(&terminator, &[], &[]).check().unwrap();
+    load::<TerminatorConfig>(&uncommented(&terminator), &[], &[]).check().unwrap();
     load::<VoterConfig>(&voter, &[], &[]).timing().unwrap();
     assert!(load::<ReplicaConfig>(&replica, &[], &[]).follow().unwrap().is_none());
     assert!(load::<ReplicaConfig>(&uncommented(&replica), &[], &[]).follow().unwrap().is_some());
@@ -246,7 +285,7 @@ fn the_samples_hold_together() {
 #[test]
 fn environment_and_flags_work_as_the_page_says() {
     let page = page("configuration.md");
-    let [voter, _] = samples(&page);
+    let [voter, _, _] = samples(&page);
     for words in ["`CINNABAR_CACHE_BYTES=1GiB`", "`CINNABAR_TLS__CERT=node.pem`"] {
         assert!(page.contains(words), "{words}");
     }

@@ -60,6 +60,11 @@ fn files_and_functions_stay_readable() {
             if !is_function {
                 continue;
             }
+            // A trait's method that is only declared: its declaration ends before a body begins.
+            let ends = |line: &&&str| line.ends_with(';') || line.ends_with('{') || line.ends_with('}');
+            if lines[start..].iter().find(ends).is_some_and(|line| line.ends_with(';')) {
+                continue;
+            }
             let close = format!("{}}}", " ".repeat(indent));
             let length = lines[start..].iter().position(|line| *line == close).map_or(0, |end| end + 1);
             assert!(length <= FUNCTION_LINES_MAX, "{}:{}: a function of {length} lines", path.display(), start + 1);
@@ -96,11 +101,20 @@ fn nothing_is_left_for_later() {
 }
 
 /// What each crate may depend on among ours: arrows point down.
-const ARROWS: [(&str, &str, &[&str]); 7] = [
+const ARROWS: [(&str, &str, &[&str]); 10] = [
     (
         "cinnabar",
         "Cargo.toml",
-        &["cinnabar-abe", "cinnabar-authority-api", "cinnabar-daemon", "cinnabar-kv", "cinnabar-kv-api"],
+        &[
+            "cinnabar-abe",
+            "cinnabar-authority-api",
+            "cinnabar-daemon",
+            "cinnabar-edge",
+            "cinnabar-edge-api",
+            "cinnabar-kv",
+            "cinnabar-kv-api",
+            "cinnabar-terminator",
+        ],
     ),
     ("cinnabar-abe", "abe/Cargo.toml", &[]),
     (
@@ -110,6 +124,21 @@ const ARROWS: [(&str, &str, &[&str]); 7] = [
     ),
     ("cinnabar-authority-api", "authority/api/Cargo.toml", &["cinnabar-abe", "cinnabar-daemon"]),
     ("cinnabar-daemon", "kv/daemon/Cargo.toml", &[]),
+    (
+        "cinnabar-edge",
+        "edge/Cargo.toml",
+        &[
+            "cinnabar-abe",
+            "cinnabar-authority-api",
+            "cinnabar-daemon",
+            "cinnabar-edge-api",
+            "cinnabar-kv",
+            "cinnabar-kv-api",
+        ],
+    ),
+    ("cinnabar-edge-api", "edge/api/Cargo.toml", &["cinnabar-daemon"]),
+    // By construction it can hold no key.
+    ("cinnabar-terminator", "edge/terminator/Cargo.toml", &["cinnabar-daemon", "cinnabar-edge-api"]),
     ("cinnabar-kv-api", "kv/api/Cargo.toml", &["cinnabar-daemon"]),
     ("cinnabar-kv", "kv/Cargo.toml", &["cinnabar-daemon", "cinnabar-kv-api"]),
 ];
@@ -165,6 +194,8 @@ fn scripts_can_be_run() {
         "scripts/constant-time",
         "scripts/fuzz",
         "scripts/powercut",
+        "scripts/bench-authority",
+        "scripts/bench-edge",
         "scripts/bench-kv",
     ] {
         let mode = fs::metadata(root().join(script)).unwrap().permissions().mode();

@@ -58,6 +58,16 @@ id = "iad-1"
 data_center = "iad"
 "#;
 
+/// What an authority is made with.
+pub struct Setup<'a> {
+    /// Is the system a demonstration?
+    pub demo: bool,
+    /// Data centres and machines.
+    pub inventory: &'a str,
+    /// The attribute schema; none takes the usual one.
+    pub schema: Option<&'a str>,
+}
+
 /// An authority, running or not, and the cluster that it writes to.
 pub struct Rig {
     /// The store.
@@ -90,17 +100,27 @@ impl Rig {
         rig
     }
 
-    /// Makes the authority's keys and configuration; starts nothing.
+    /// Makes the authority's keys and configuration with the usual inventory; starts nothing.
     pub fn prepared(cluster: Cluster) -> Self {
+        Self::prepared_with(cluster, &Setup { demo: false, inventory: INVENTORY, schema: None })
+    }
+
+    /// Makes the authority's keys and configuration; starts nothing.
+    pub fn prepared_with(cluster: Cluster, setup: &Setup<'_>) -> Self {
         let folder = Folder::new();
         let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
         write("passphrase", PASSPHRASE);
         fs::set_permissions(folder.join("passphrase"), fs::Permissions::from_mode(0o600)).unwrap();
-        write("inventory.toml", INVENTORY);
+        write("inventory.toml", setup.inventory);
+        write("schema.toml", setup.schema.unwrap_or_default());
         let us = cluster.credentials("authority", "authority");
         let ca = us.ca.parent().unwrap();
         let mut init = Command::new(authority_binary());
-        init.args(["init", "--cluster", CLUSTER, "--dir"]).arg(folder.join("data")).arg("--passphrase-file");
+        init.arg("init")
+            .args(setup.demo.then_some("--demo"))
+            .args(["--cluster", CLUSTER, "--dir"])
+            .arg(folder.join("data"))
+            .arg("--passphrase-file");
         run(init.arg(folder.join("passphrase")).arg("--ca").arg(ca), COMMAND_MAX).unwrap();
         let [listen, customers, admin] = [free_address(), free_address(), free_address()];
         let web = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
@@ -108,15 +128,17 @@ impl Rig {
         write("web.key", &web.signing_key.serialize_pem());
         let voters: Vec<String> = cluster.voter_addresses().iter().map(|at| format!("{:?}", at.to_string())).collect();
         let shown = |path: &Path| format!("{:?}", path.display().to_string());
+        let schema = setup.schema.map(|_| format!("schema = {}\n", shown(&folder.join("schema.toml"))));
         write(
             "authority.toml",
             &format!(
                 "cluster = \"{CLUSTER}\"\ndata_dir = {}\nvoters = [{}]\nlisten = \"{listen}\"\nadmin_listen = \"{admin}\"\n\
-                 inventory = {}\n[tls]\nca = {}\ncert = {}\nkey = {}\n\
+                 inventory = {}\n{}[tls]\nca = {}\ncert = {}\nkey = {}\n\
                  [customers]\nlisten = \"{customers}\"\ncert = {}\nkey = {}\n",
                 shown(&folder.join("data")),
                 voters.join(", "),
                 shown(&folder.join("inventory.toml")),
+                schema.unwrap_or_default(),
                 shown(&us.ca),
                 shown(&us.cert),
                 shown(&us.key),
@@ -200,6 +222,18 @@ impl Rig {
         command.args(["-sS", "--fail-with-body", "-H", "Content-Type: application/json", "--cacert"]);
         command.arg(self.folder.join("web.pem")).args(["--data", &body.to_string()]);
         let told = run(command.arg(format!("https://{}{path}", self.customers)), COMMAND_MAX)?;
+        Ok(serde_json::from_str(&told).unwrap())
+    }
+
+    /// Posts JSON to the facade that existing tools speak, with a customer's token.
+    pub fn facade(&self, path: &str, token: &str, body: &Json) -> Result<Json, Failed> {
+        let file = self.folder.join("body.json");
+        fs::write(&file, body.to_string()).unwrap();
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--fail-with-body", "-H", "Content-Type: application/json", "--cacert"]);
+        command.arg(self.folder.join("web.pem")).args(["-H", &format!("Authorization: Bearer {token}")]);
+        command.args(["--data", &format!("@{}", file.display())]);
+        let told = run(command.arg(format!("https://{}/client/v4/{path}", self.customers)), COMMAND_MAX)?;
         Ok(serde_json::from_str(&told).unwrap())
     }
 
