@@ -42,7 +42,7 @@ demo: setup ## the main job, live, on loopback; CHECK=1 ends it again and fails 
 	@$(or $(BIN),target/release/cinnabar) demo up $(if $(CHECK),--check)
 
 demo-down: ## end the demonstration, by the process ids that it wrote down
-	@target/release/cinnabar demo down
+	@$(or $(BIN),target/release/cinnabar) demo down
 
 demo-abe: setup ## only the encryption: a policy, a machine that may open and one that may not
 	@$(CARGO) build --release --quiet --locked

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use cinnabar_daemon::{ClusterId, LogFormat, TlsFiles};
+use cinnabar_daemon::telemetry::LogConfig;
+use cinnabar_daemon::{ClusterId, TlsFiles};
 use serde::{Deserialize, Serialize};
 
 /// Most voters that may be named.
@@ -49,26 +50,4 @@ pub struct CustomersConfig {
     pub cert: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
-}
-
-/// The log on standard error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LogConfig {
-    /// `text` or `json`.
-    #[serde(default)]
-    pub format: LogFormat,
-    /// Levels, such as `info` or `info,cinnabar_authority=debug`.
-    #[serde(default = "info")]
-    pub filter: String,
-}
-
-fn info() -> String {
-    "info".to_owned()
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { format: LogFormat::default(), filter: info() }
-    }
 }

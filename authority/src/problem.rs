@@ -329,7 +329,9 @@ mod tests {
 
     #[test]
     fn the_page_of_errors_lists_every_code_with_its_status_number_and_title() {
-        let rows: Vec<&str> = PAGE.lines().filter(|line| line.starts_with("| `")).collect();
+        // Refusals of signatures are the edge node's; their table is held to its code elsewhere.
+        let (page, _) = PAGE.split_once("\n## Refusals of signatures\n").unwrap();
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
         let expected: Vec<String> = Code::ALL
             .iter()
             .map(|code| {

@@ -6,11 +6,11 @@
 //! a domain does not leave a zone while a certificate stands on it; a zone ends only when it holds nothing, and its tokens
 //! end with it. A token's text is given once and never kept.
 
-mod operators;
+mod tokens;
 
 use std::sync::Arc;
 
-use cinnabar_authority_api::limits::{ID_BYTES_MAX, ZONE_DOMAINS_MAX};
+use cinnabar_authority_api::limits::ZONE_DOMAINS_MAX;
 use cinnabar_authority_api::records::{Content, Token, TokenScope, Zone, ZoneLimits};
 use cinnabar_authority_api::{CertId, Hostname, RecordKey, ZoneId};
 use cinnabar_daemon::Env;
@@ -20,13 +20,11 @@ use crate::acts::tell;
 use crate::audit::Audit;
 use crate::directory::Directory;
 use crate::hostname::domain_from_user;
-use crate::limits::{
-    DATA_CENTERS_MIN_DEFAULT, TOKEN_LIFE_S_MAX, ZONE_CHANGES_DEFAULT, ZONE_KEYS_DEFAULT, ZONE_TOKENS_MAX,
-};
+use crate::limits::{DATA_CENTERS_MIN_DEFAULT, ZONE_CHANGES_DEFAULT, ZONE_KEYS_DEFAULT};
 use crate::problem::{Code, Problem, echo};
 use crate::publisher::{Plan, Publisher};
-use crate::tokens::{self, Presented, TokenText};
-use crate::uploads::{internal, not_found};
+use crate::tokens::{Presented, TokenText};
+use crate::uploads::not_found;
 
 /// What of a zone's limits changes; what is absent stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -212,7 +210,7 @@ impl Zones {
             let mut plan = Plan::new();
             plan.end::<Zone>(RecordKey::Zone(id.clone()));
             // A zone of the same name may come back, with another owner: no token of this one may act for it.
-            for token in tokens_of(directory, id) {
+            for token in tokens::of_scope(directory, &TokenScope::Zone(id.clone())) {
                 plan.end::<Token>(token.key());
             }
             Ok::<_, Problem>((plan, ()))
@@ -235,86 +233,6 @@ impl Zones {
         directory.zones().get(id).map(|zone| view(&directory, zone)).ok_or_else(|| not_found("zone"))
     }
 
-    /// Makes a token of a zone. `life_s` is how long it holds, in seconds; none is for ever.
-    ///
-    /// # Errors
-    /// `not-found`, `invalid-field`, `quota`, `unavailable`.
-    pub async fn create_token(
-        &self,
-        actor: &str,
-        zone: &ZoneId,
-        name: &str,
-        life_s: Option<u64>,
-    ) -> Result<NewToken, Problem> {
-        if name.len() > ID_BYTES_MAX || name.chars().any(char::is_control) {
-            let detail = format!("`name` has at most {ID_BYTES_MAX} bytes, none of them a control character.");
-            return Err(Problem::new(Code::InvalidField, detail).at("/name"));
-        }
-        let life_ms = life_s.map(|life_s| life_s.min(TOKEN_LIFE_S_MAX) * 1_000);
-        let expires_ms = life_ms.map_or(0, |life_ms| self.env.clock.unix_ms().saturating_add(life_ms));
-        let check = |directory: &Directory| {
-            if !directory.zones().contains_key(zone) {
-                return Err(not_found("zone"));
-            }
-            if tokens_of(directory, zone).count() < ZONE_TOKENS_MAX {
-                return Ok(());
-            }
-            let detail = format!("Zone {zone} has {ZONE_TOKENS_MAX} tokens, as many as it may.");
-            Err(Problem::new(Code::Quota, detail).hint("Revoke those that nobody uses."))
-        };
-        check(&self.publisher.directory().read())?;
-        let scope = TokenScope::Zone(zone.clone());
-        let minted = tokens::mint(&*self.env.rng, scope, name, expires_ms);
-        let (text, token) = minted.map_err(|error| internal("no randomness", &error))?;
-        tell(&self.audit, actor, "create token", &token.key(), &[("zone", zone.as_str()), ("name", name)]).await?;
-        let written = self.publisher.transact(|directory| {
-            check(directory)?;
-            let mut plan = Plan::new();
-            plan.rest_on(RecordKey::Zone(zone.clone())).put(token.clone());
-            Ok::<_, Problem>((plan, ()))
-        });
-        written.await?;
-        let view = TokenView { id: token.id, name: token.name, expires_ms };
-        Ok(NewToken { view, text })
-    }
-
-    /// The tokens of a zone, in the order of their ids.
-    ///
-    /// # Errors
-    /// `not-found`.
-    pub fn tokens(&self, zone: &ZoneId) -> Result<Vec<TokenView>, Problem> {
-        let directory = self.publisher.directory().read();
-        if !directory.zones().contains_key(zone) {
-            return Err(not_found("zone"));
-        }
-        let view =
-            |token: &Token| TokenView { id: token.id.clone(), name: token.name.clone(), expires_ms: token.expires_ms };
-        let mut views: Vec<TokenView> = tokens_of(&directory, zone).map(view).collect();
-        views.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(views)
-    }
-
-    /// Revokes a token of a zone: from the answer on it opens nothing.
-    ///
-    /// # Errors
-    /// `not-found`, also for another zone's token; `unavailable`.
-    pub async fn revoke_token(&self, actor: &str, zone: &ZoneId, id: &CertId) -> Result<(), Problem> {
-        let check = |directory: &Directory| {
-            let of_zone = directory.token(id).is_some_and(|token| token.scope == TokenScope::Zone(zone.clone()));
-            if of_zone { Ok(()) } else { Err(not_found("token")) }
-        };
-        check(&self.publisher.directory().read())?;
-        let key = RecordKey::Token(id.clone());
-        tell(&self.audit, actor, "revoke token", &key, &[("zone", zone.as_str())]).await?;
-        let written = self.publisher.transact(|directory| {
-            check(directory)?;
-            let mut plan = Plan::new();
-            plan.end::<Token>(key.clone());
-            Ok::<_, Problem>((plan, ()))
-        });
-        written.await.map(drop)
-    }
-
     /// Who shows this text; nobody when it is no token, a machine's, revoked or expired.
     pub fn authenticate(&self, text: &str) -> Option<Shown> {
         let presented = Presented::parse(text).ok()?;
@@ -333,10 +251,6 @@ impl Zones {
 fn view(directory: &Directory, zone: &Zone) -> ZoneView {
     let keys = directory.keys_of(&zone.id);
     ZoneView { id: zone.id.clone(), domains: zone.domains.clone(), limits: zone.limits, keys }
-}
-
-fn tokens_of<'a>(directory: &'a Directory, zone: &'a ZoneId) -> impl Iterator<Item = &'a Token> {
-    directory.tokens().filter(move |token| matches!(&token.scope, TokenScope::Zone(owner) if owner == zone))
 }
 
 fn listed(domains: &[Hostname]) -> String {

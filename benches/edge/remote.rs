@@ -67,7 +67,7 @@ async fn steady(client: &EdgeClient, customer: &Customer, per_second: f64, lengt
             asked += 1.0;
         }
     }
-    let mut load = Load { times: histogram(), errors: 0, problem: None, seconds: start.elapsed().as_secs_f64() };
+    let mut load = Load { times: histogram(), errors: 0, problem: None, seconds: 0.0 };
     while let Some(answered) = open.join_next().await {
         match answered? {
             (Ok(_), took) => load.times.saturating_record(u64::try_from(took.as_nanos())?),
@@ -77,6 +77,7 @@ async fn steady(client: &EdgeClient, customer: &Customer, per_second: f64, lengt
             }
         }
     }
+    load.seconds = start.elapsed().as_secs_f64();
     Ok(load)
 }
 

@@ -11,16 +11,15 @@ use std::sync::{Arc, OnceLock};
 use cinnabar_authority_api::client::MachineClient;
 use cinnabar_authority_api::{DataCenterId, MachineId, Verifier};
 use cinnabar_daemon::{Env, ProcessError, Role, Shutdown, Tls, memory};
-use cinnabar_edge_api::proto;
 use cinnabar_kv::node::Node;
 use cinnabar_kv::process::EmbeddedReplica;
+use cinnabar_kv::replica::Replica;
 use cinnabar_kv::server::bind_unix;
 use tokio::net::{TcpListener, UnixListener};
-use tonic::Status;
 use tonic::service::Routes as Grpc;
 
 use crate::config::EdgeConfig;
-use crate::directory::{CertView, Directory, Parts};
+use crate::directory::{Directory, Parts};
 use crate::distance::{Distances, DistantNet};
 use crate::glue::Glue;
 use crate::identity::{Identity, KeyFile, Pins, Sealing, open_tls_key};
@@ -29,7 +28,8 @@ use crate::limits::{LOOK_EVERY, PLACE_LOOK_EVERY};
 use crate::metrics;
 use crate::reports::Reports;
 use crate::router::{Router, RouterConfig};
-use crate::server::agent::{AgentService, Counts, Routes, Unrouted, uids};
+use crate::server::agent::{AgentParts, AgentService};
+use crate::server::local::users;
 use crate::server::rates::{Rates, SignRates};
 use crate::server::sign::{SignParts, SignService};
 use crate::server::{serve_local, serve_peers, signer};
@@ -67,17 +67,13 @@ pub async fn run(mut conf: EdgeConfig, version: &str) -> Result<(), ProcessError
     }
     let me = who(&conf, &pins, replica.tls())?;
     let directory = open_directory(&conf, &pins, &replica, &env, me).await?;
-    let trust = directory.trust();
-    if trust.may_sign_local() && !trust.demo {
-        refuse_demo_only(&conf)?;
-    }
     let keys = MachineKeys::default();
     let keyring = Keyring::new(directory.clone(), keys.clone());
     let channel = replica.tls().channel(&conf.authority.address, &[Role::Authority], None, env.net.clone());
     let authority = MachineClient::new(channel);
     let shutdown = replica.shutdown().clone();
 
-    let routes = start_signing(&conf, &replica, &env, (&directory, &keyring), version)?;
+    let routing = start_signing(&conf, &replica, &env, (&directory, &keyring), version)?;
     check_health(&replica, &conf, &directory);
     shutdown.spawn(directory.clone().run(shutdown.clone()));
     shutdown.spawn(keyring.clone().run(shutdown.clone()));
@@ -97,7 +93,7 @@ pub async fn run(mut conf: EdgeConfig, version: &str) -> Result<(), ProcessError
         keyring: keyring.clone(),
         address: conf.address(),
         version: version.to_owned(),
-        round_trips: Arc::new(move || routes.round_trips()),
+        round_trips: Arc::new(move || routing.get().map_or_else(BTreeMap::new, |router| router.round_trips())),
     };
     shutdown.spawn(reports.run(shutdown.clone()));
     shutdown.spawn(look(conf, directory, keyring, replica.node().clone(), shutdown.clone()));
@@ -106,45 +102,37 @@ pub async fn run(mut conf: EdgeConfig, version: &str) -> Result<(), ProcessError
     ended
 }
 
-/// Has signing begin as soon as a record says where this machine stands; gives what is known of the router until and
-/// after then.
+/// Has signing begin as soon as a record says where this machine stands; the router is in what it gives from then on.
 fn start_signing(
     conf: &EdgeConfig,
     replica: &EmbeddedReplica,
     env: &Env,
     (directory, keyring): (&Directory, &Keyring),
     version: &str,
-) -> Result<Arc<dyn Routes>, ProcessError> {
-    let shutdown = replica.shutdown().clone();
+) -> Result<Routing, ProcessError> {
+    let routing = Routing::default();
     let here = Here {
         distances: load_distances(conf)?,
         env: env.clone(),
         directory: directory.clone(),
         keyring: keyring.clone(),
-        node: replica.node().clone(),
+        replica: replica.replica().clone(),
         tls: replica.tls().clone(),
-        routed: Arc::default(),
+        routing: routing.clone(),
         version: version.to_owned(),
-        shutdown: shutdown.clone(),
+        shutdown: replica.shutdown().clone(),
         conf: conf.clone(),
     };
-    let routed = Routed {
-        routed: here.routed.clone(),
-        unrouted: Unrouted(directory.clone()),
-        distances: here.distances.clone(),
-    };
-    let routes: Arc<dyn Routes> = Arc::new(routed);
-    let agent = (routes.clone(), replica.replica().clone());
     let peers = env.net.listen(conf.signer.listen);
     let peers = peers.map_err(|error| config(format!("signer.listen: {}: {error}", conf.signer.listen)))?;
     let local = bind_local(&conf.local.socket)?;
-    shutdown.spawn(async move {
-        if let Err(error) = here.start(peers, local, agent).await {
+    replica.shutdown().spawn(async move {
+        if let Err(error) = here.start(peers, local).await {
             tracing::error!(error = %error.message, "this process ends");
             std::process::exit(i32::from(error.code));
         }
     });
-    Ok(routes)
+    Ok(routing)
 }
 
 fn sealing(conf: &EdgeConfig) -> Result<Sealing, ProcessError> {
@@ -251,8 +239,8 @@ fn bind_local(path: &Path) -> Result<UnixListener, ProcessError> {
 
 // === signing ===
 
-/// What signs and routes, once there is something to sign with.
-type Running = Arc<OnceLock<(Arc<Router>, Arc<SignService>)>>;
+/// The router, once there is something to route.
+type Routing = Arc<OnceLock<Arc<Router>>>;
 
 /// All that is needed once it is known where this machine stands.
 struct Here {
@@ -260,38 +248,37 @@ struct Here {
     env: Env,
     directory: Directory,
     keyring: Keyring,
-    node: Arc<Node>,
+    replica: Arc<Replica>,
     tls: Arc<Tls>,
     distances: Option<Arc<Distances>>,
-    routed: Running,
+    routing: Routing,
     version: String,
     shutdown: Shutdown,
 }
 
 impl Here {
     /// Waits until a record says where this machine stands, and signs from then on.
-    async fn start(
-        self,
-        peers: TcpListener,
-        local: UnixListener,
-        (routes, replica): (Arc<dyn Routes>, Arc<cinnabar_kv::replica::Replica>),
-    ) -> Result<(), ProcessError> {
+    async fn start(self, peers: TcpListener, local: UnixListener) -> Result<(), ProcessError> {
         let Some(data_center) = self.placed().await? else { return Ok(()) };
         let metrics = SignMetrics::new();
         let (router, service) = self.signer(data_center.clone(), &metrics)?;
         self.shutdown.spawn(router.clone().run(self.shutdown.clone()));
         // Nobody else sets it.
-        let _ = self.routed.set((router, service.clone()));
-        let agent = AgentService::server(
-            &self.conf,
-            self.directory.clone(),
-            self.keyring.clone(),
-            routes,
-            Some(replica),
-            &self.version,
-        );
+        let _ = self.routing.set(router.clone());
+        let agent = AgentService::server(AgentParts {
+            directory: self.directory.clone(),
+            keyring: self.keyring.clone(),
+            router,
+            sign: service.clone(),
+            distances: self.distances.clone(),
+            replica: self.replica.clone(),
+            secret_uids: users(&self.conf.local.secret_uids),
+            staleness: self.conf.staleness(),
+            insecure: self.conf.machine.insecure_machine_key,
+            version: self.version.clone(),
+        });
         let grpc = Grpc::new(signer(service.clone())).add_service(agent);
-        tracing::info!(machine = %self.directory.me(), %data_center, name = %self.node.name(), "signing");
+        tracing::info!(machine = %self.directory.me(), %data_center, "signing");
         let stop = self.shutdown.clone();
         let local = serve_local(grpc, local, metrics.clone(), stop.clone());
         let (local, peers) = tokio::join!(local, serve_peers(service, self.tls.clone(), peers, metrics, stop));
@@ -350,54 +337,11 @@ impl Here {
             signer: Arc::new(Signer::start(cores, clock.clone(), metrics).map_err(failed)?),
             router: router.clone(),
             rates: Rates::new(SignRates::default(), clock.clone()),
-            uids: uids(&self.conf.local.allow_uids),
+            uids: users(&self.conf.local.allow_uids),
             clock,
             metrics: metrics.clone(),
             shutdown: self.shutdown.clone(),
         });
         Ok((router, service))
-    }
-}
-
-/// What the agent tells of the router, once there is one.
-struct Routed {
-    routed: Running,
-    unrouted: Unrouted,
-    distances: Option<Arc<Distances>>,
-}
-
-impl Routes for Routed {
-    fn holders(&self, cert: &CertView) -> Vec<proto::ExplainedHolder> {
-        let mut holders = self.unrouted.holders(cert);
-        let Some((router, _)) = self.routed.get() else { return holders };
-        let order = router.order(&self.unrouted.0.holders(cert));
-        let trips = router.round_trips();
-        for holder in &mut holders {
-            let Ok(center) = holder.data_center.parse::<DataCenterId>() else { continue };
-            let rank = order.iter().position(|ranked| ranked.data_center == center);
-            holder.rank = rank.map_or(0, |rank| u32::try_from(rank + 1).unwrap_or(u32::MAX));
-            holder.healthy = u32::try_from(router.health(&center).healthy).unwrap_or(u32::MAX);
-            holder.round_trip_us = trips.get(&center).copied().unwrap_or(0);
-        }
-        holders.sort_by_key(|holder| (holder.rank == 0, holder.rank));
-        holders
-    }
-
-    fn round_trips(&self) -> BTreeMap<DataCenterId, u32> {
-        self.routed.get().map_or_else(BTreeMap::new, |(router, _)| router.round_trips())
-    }
-
-    fn counts(&self) -> Counts {
-        self.routed.get().map_or_else(Counts::default, |(_, service)| {
-            let counts = service.counts();
-            Counts { here: counts.here, elsewhere: counts.elsewhere, for_others: counts.for_others }
-        })
-    }
-
-    fn set_distance(&self, data_center: &DataCenterId, round_trip_us: u32) -> Result<(), Status> {
-        let distances = self.distances.as_ref();
-        let distances = distances.ok_or_else(|| Status::failed_precondition("this node has no distances to set"))?;
-        let set = distances.set(data_center.clone(), round_trip_us);
-        set.map_err(|error| Status::invalid_argument(error.to_string()))
     }
 }

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use cinnabar_daemon::config::DurationMs;
-use cinnabar_kv::config::{Invalid, ReplicaConfig};
+use cinnabar_daemon::config::{DurationMs, Invalid};
+use cinnabar_kv::config::ReplicaConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::directory::Staleness;
-use crate::limits::{DEADLINE_MS_MAX, FRESH_MS, UIDS_MAX};
+use crate::limits::{ATTEMPT_TIMEOUT, DEADLINE_MS_MAX, FRESH_MS, ROUTE_DEADLINE, UIDS_MAX};
 
 /// Configuration of `cinnabar edge`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +54,7 @@ pub struct LocalConfig {
     /// Users whose processes may have signatures made; left out, this process's own.
     #[serde(default)]
     pub allow_uids: Vec<u32>,
-    /// Users whose processes may read secrets (`cinnabar secret get`); left out, this process's own.
+    /// Users whose processes may read secrets (`cinnabar secret get`), and set distances in a demonstration; left out, this process's own.
     #[serde(default)]
     pub secret_uids: Vec<u32>,
 }
@@ -99,7 +100,7 @@ impl Default for StalenessConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouterConfig {
-    /// Longest that a signature may take, all attempts together, when the request says nothing.
+    /// Longest that a signature elsewhere may take, all attempts together, whatever the request says; one that says nothing has 3 s.
     pub deadline: DurationMs,
     /// Longest that one attempt may take.
     pub attempt: DurationMs,
@@ -109,12 +110,13 @@ pub struct RouterConfig {
 
 impl Default for RouterConfig {
     fn default() -> Self {
-        Self { deadline: DurationMs(3_000), attempt: DurationMs(1_000), distance: None }
+        let ms = |time: Duration| DurationMs(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        Self { deadline: ms(ROUTE_DEADLINE), attempt: ms(ATTEMPT_TIMEOUT), distance: None }
     }
 }
 
 fn invalid<T>(field: &'static str, problem: impl Into<String>) -> Result<T, Invalid> {
-    Err(Invalid { field, problem: problem.into() })
+    Err(Invalid::new(field, problem))
 }
 
 fn is_address(text: &str) -> bool {

@@ -68,6 +68,11 @@ pub struct MachineView {
 }
 
 impl MachineView {
+    /// The attributes issued in the newest generation that it was issued any in.
+    pub fn newest(&self) -> Option<&Attributes> {
+        self.attributes.last().map(|(_, attributes)| attributes)
+    }
+
     /// The attributes issued in a generation.
     pub fn attributes(&self, generation: Generation) -> Option<&Attributes> {
         self.attributes.iter().find(|(held, _)| *held == generation).map(|(_, attributes)| attributes)
@@ -121,6 +126,9 @@ pub enum Unusable {
     /// A head of the authority's contradicts this copy.
     #[error("the authority signed another history than this machine's copy of the store has")]
     Forked,
+    /// More records were refused than can be remembered.
+    #[error("more records were refused than this machine can remember: somebody writes the store anew")]
+    Overrun,
     /// The copy cannot be read.
     #[error("this machine's copy of the store: {0}")]
     Store(String),
@@ -146,7 +154,7 @@ impl Unusable {
 impl From<Unusable> for Refusal {
     fn from(error: Unusable) -> Self {
         let code = match error {
-            Unusable::NotCovered | Unusable::Forked | Unusable::Store(_) => RefusalCode::Stale,
+            Unusable::NotCovered | Unusable::Forked | Unusable::Overrun | Unusable::Store(_) => RefusalCode::Stale,
             _ => RefusalCode::UnknownCertificate,
         };
         Self::new(code, error.to_string())
@@ -269,6 +277,7 @@ impl Directory {
         match self.shared.gate.load(Ordering::Acquire) {
             trust::OPEN => Ok(()),
             trust::FORKED => Err(Unusable::Forked),
+            trust::OVERRUN => Err(Unusable::Overrun),
             _ => Err(Unusable::NotCovered),
         }
     }
@@ -430,11 +439,6 @@ impl Directory {
     /// Was a machine revoked?
     pub fn is_revoked(&self, id: &MachineId) -> bool {
         self.shared.inner.read().world.revoked.contains(id)
-    }
-
-    /// Does a machine hold a key, of a generation that opens, whose attributes satisfy the policy?
-    pub fn satisfies(&self, machine: &MachineView, policy: &Policy) -> bool {
-        self.shared.inner.read().world.satisfies(machine, policy)
     }
 
     /// Who holds a certificate's key, this machine among them.

@@ -92,25 +92,11 @@ impl Pins {
     /// # Errors
     /// What is wrong with it.
     pub fn record_key(&self) -> Result<RecordVerifyingKey, String> {
-        let bytes = unhex(&self.record_key).ok_or("record_key: not 64 hexadecimal digits")?;
+        let mut bytes = [0; 32];
+        let decoded = hex::decode_to_slice(&self.record_key, &mut bytes);
+        decoded.map_err(|_| "record_key: not 64 hexadecimal digits")?;
         RecordVerifyingKey::from_bytes(&bytes).map_err(|error| format!("record_key: {error}"))
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if text.len() != 64 || !digits {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (n, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 /// What keeps this machine who it is.
@@ -196,10 +182,12 @@ impl Identity {
 
     async fn step(&self) -> Result<(), String> {
         metrics::insecure_machine_key(self.file.is_plain());
+        // First: an authority whose system secret keys are sealed renews certificates still, and gives no keys.
+        let renewed = self.renew_if_due().await;
         if self.wants_keys() && self.may_keep() {
             self.fetch().await?;
         }
-        self.renew_if_due().await
+        renewed
     }
 
     /// Is a key missing, another than was issued, or older than the schema?

@@ -73,7 +73,7 @@ struct Shared {
     directory: Directory,
     machine: MachineKeys,
     policies: Cache<PolicyRef, Arc<PolicySecretKey>>,
-    customers: Cache<CustomerKey, Arc<SigningKey>>,
+    customers: Cache<CustomerKey, (PolicyRef, Arc<SigningKey>)>,
     threads: Arc<Semaphore>,
     waiting: AtomicUsize,
     decryptions: AtomicU64,
@@ -129,9 +129,10 @@ impl Keyring {
             let (cert, cluster) = (cert.clone(), self.shared.directory.cluster().clone());
             // Parsing an RSA key takes a processor for a millisecond.
             let opened = tokio::task::spawn_blocking(move || unwrap(&cert, &cluster, &secret)).await;
-            opened.unwrap_or_else(|_| Err(NotHere::Rejected("opening it failed".to_owned())))
+            let opened = opened.unwrap_or_else(|_| Err(NotHere::Rejected("opening it failed".to_owned())))?;
+            Ok((policy.reference(), opened))
         });
-        opened.await
+        opened.await.map(|(_, key)| key)
     }
 
     /// A secret that is no certificate's key.
@@ -217,13 +218,13 @@ impl Keyring {
         let Ok(thread) = shared.threads.clone().acquire_owned().await else { return Err(NotHere::Busy) };
         shared.decryptions.fetch_add(1, Ordering::Relaxed);
         let cluster = shared.directory.cluster().clone();
-        let clock = tokio::task::spawn_blocking(move || {
+        let opening = tokio::task::spawn_blocking(move || {
             let _thread = thread;
             let ciphertext = Ciphertext::from_bytes(&record.ciphertext)?;
             let cluster = cluster.as_str().as_bytes();
             PolicySecretKey::decrypt(&key, &ciphertext, cluster, &policy.id.0, policy.version.0)
         });
-        let opened = clock.await.map_err(|_| NotHere::Rejected("opening it failed".to_owned()))?;
+        let opened = opening.await.map_err(|_| NotHere::Rejected("opening it failed".to_owned()))?;
         metrics::policy_opened(opened.is_ok());
         opened.map(Arc::new).map_err(rejected)
     }
@@ -248,17 +249,22 @@ impl Keyring {
         }
     }
 
-    /// Opens every policy that may be opened and is not; drops those that may not any more.
+    /// Opens every policy that may be opened and is not; drops those that may not any more, and customers' keys under them,
+    /// of certificates that were replaced, and of those that ended.
     pub(crate) async fn open_all(&self) {
         let policies = self.shared.directory.policies();
         self.shared.policies.retain(|held, _| self.could_open(held).is_ok());
+        self.shared.customers.retain(|(zone, id, version, _), (policy, _)| {
+            let current = self.shared.directory.cert(zone, id).is_ok_and(|cert| cert.cert.version() == *version);
+            current && self.could_open(policy).is_ok()
+        });
         let mut open = tokio::task::JoinSet::new();
         for policy in policies.into_iter().take(POLICY_KEYS_MAX) {
             if self.shared.policies.contains_key(&policy.reference()) {
                 continue;
             }
             let Ok(opening) = self.opening(&policy) else { continue };
-            // No more under way than threads, so that nobody who waits for one finds the queue full.
+            // A part of the queue, so that nobody who waits for one finds it full.
             while open.len() >= DECRYPTIONS_WAITING_MAX / 4 {
                 open.join_next().await;
             }

@@ -115,7 +115,6 @@ pub const MOVES_BY_SHARE: f64 = 0.1;
 pub const MOVES_BY_US: f64 = 5_000.0;
 
 const _: () = assert!(ATTEMPT_TIMEOUT.as_millis() <= ROUTE_DEADLINE.as_millis());
-const _: () = assert!(ROUTE_ATTEMPTS_MAX <= cinnabar_edge_api::limits::ATTEMPTS_MAX);
 const _: () = assert!(PROBE_TIMEOUT.as_millis() > cinnabar_edge_api::limits::DISTANCE_MAX.as_millis());
 
 // === Simulated distance ===
@@ -133,20 +132,6 @@ pub const DISTANCES_MAX: usize = 4096;
 
 /// Requests for signatures that may be open at once, of this machine's services and of peers apart.
 pub const REQUESTS_OPEN_MAX: usize = 65_536;
-/// Answers about `served_by` that are remembered.
-pub const SERVED_BY_CACHED_MAX: usize = 16_384;
-/// HTTP/2 streams of one connection.
-pub const STREAMS_MAX: u32 = 1024;
-/// Bytes that one HTTP/2 stream may have under way.
-pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Bytes that one connection may have under way.
-pub const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// Silence after which a connection is probed, and the longest wait for the answer.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// Streams that a peer reset and that are not cleaned up yet (CVE-2023-44487).
-pub const PENDING_RESETS_MAX: usize = 64;
-/// Bytes of a request's headers.
-pub const HEADER_BYTES_MAX: u32 = 16 * 1024;
 
 // === the process ===
 

@@ -2,38 +2,36 @@
 
 pub mod access;
 pub mod agent;
+pub mod local;
 pub mod peer;
 pub mod rates;
 pub mod sign;
 
 use std::sync::Arc;
 
+use cinnabar_daemon::grpc::{self, AccessLayer};
 use cinnabar_daemon::{Acceptor, AcceptorLimits, Shutdown, Tls};
+use cinnabar_edge_api::Refusal;
 use cinnabar_edge_api::limits::MESSAGE_BYTES_MAX;
 use cinnabar_edge_api::proto::peer_server::PeerServer;
 use cinnabar_edge_api::proto::signer_server::SignerServer;
+use cinnabar_edge_api::refusal::RefusalCode;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::Status;
 use tonic::service::Routes;
-use tonic::transport::Server;
 
-use crate::limits::{
-    CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, KEEP_ALIVE, PENDING_RESETS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
-};
 use crate::signer::SignMetrics;
-use access::AccessLayer;
+use access::ACCESS;
 use peer::PeerService;
 use sign::SignService;
 
-fn builder() -> Server {
-    Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
+/// Counts what the table refuses.
+fn refuse(metrics: SignMetrics) -> impl Fn(&'static str, String) -> Status + Clone {
+    move |role, message| {
+        metrics.denied(role);
+        Refusal::new(RefusalCode::NotPermitted, message).into()
+    }
 }
 
 /// The signer, as one of the services of a listener.
@@ -58,8 +56,8 @@ pub async fn serve_peers(
     let probes = PeerServer::new(PeerService::new(service.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    builder()
-        .layer(AccessLayer::new(metrics))
+    grpc::server()
+        .layer(AccessLayer::new(ACCESS, refuse(metrics)))
         .add_service(signer(service))
         .add_service(probes)
         .serve_with_incoming_shutdown(incoming, async move { shutdown.wait().await })
@@ -77,8 +75,8 @@ pub async fn serve_local(
     metrics: SignMetrics,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    builder()
-        .layer(AccessLayer::new(metrics))
+    grpc::server()
+        .layer(AccessLayer::new(ACCESS, refuse(metrics)))
         .add_routes(routes)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { shutdown.wait().await })
         .await

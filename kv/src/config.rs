@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use cinnabar_daemon::config::Invalid;
 use cinnabar_daemon::config::{Bytes, DurationMs};
 use cinnabar_daemon::{ClusterId, LogFormat, NodeName, TlsFiles};
 use cinnabar_kv_api::StoreId;
@@ -121,7 +122,7 @@ pub struct NodeConfig {
     pub log_keep_bytes: u64,
 }
 
-/// How the log looks.
+/// How the log looks: as `telemetry`'s, but for what it says unless told otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
@@ -173,16 +174,6 @@ fn engine_cache_bytes() -> Bytes {
 
 fn log_keep_bytes() -> Bytes {
     Bytes(LOG_KEEP_BYTES_DEFAULT)
-}
-
-/// A value that the file's form cannot rule out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct Invalid {
-    /// The field.
-    pub field: &'static str,
-    /// What is wrong, and what would be right.
-    pub problem: String,
 }
 
 impl VoterConfig {

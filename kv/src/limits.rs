@@ -38,7 +38,7 @@ pub const CACHE_BYTES_DEFAULT: u64 = 512 * 1024 * 1024;
 /// Bytes that the engine may keep in memory.
 pub const ENGINE_CACHE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 /// Items of an engine batch for each round of freeing what the engine replaced, after it. A round frees up to 512
-/// objects; an item leaves some four.
+/// objects; an item is thought to leave some four.
 pub const ENGINE_ITEMS_PER_ROUND: usize = 64;
 /// Time between two flushes of the state to the disk, in milliseconds.
 pub const FLUSH_EVERY_MS: u64 = 1_000;
@@ -98,8 +98,8 @@ pub const IMPORT_SYNC_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of pages that the engine keeps in memory while a snapshot is imported: records come in the order of their keys,
 /// and none is looked at again. It is opened anew for serving.
 pub const IMPORT_ENGINE_CACHE_BYTES: u64 = 4 * 1024 * 1024;
-/// Memory that an install takes beyond what the process had before, however large the state; `tests/memory.rs` holds
-/// it. The index of the engine's pages comes on top, some 20 bytes a record.
+/// Memory that an install may take beyond what the process had before; `tests/memory.rs` holds it for 230 MiB of records of
+/// 1 KiB. The index of the engine's pages grows with the number of records, and is in it.
 pub const INSTALL_MEMORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of a snapshot's header.
 pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 256 * 1024;

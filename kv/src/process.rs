@@ -420,11 +420,6 @@ impl EmbeddedReplica {
         &self.started.node
     }
 
-    /// Ends when the process was asked to stop; what else it runs ends with [`EmbeddedReplica::shutdown`].
-    pub fn asked(&self) -> &Shutdown {
-        &self.started.asked
-    }
-
     /// Triggered while [`EmbeddedReplica::run`] ends: it waits for what was spawned on it.
     pub fn shutdown(&self) -> &Shutdown {
         &self.started.node.shutdown

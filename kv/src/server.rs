@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cinnabar_daemon::grpc::{self, AccessLayer};
 use cinnabar_daemon::{Acceptor, AcceptorLimits, Shutdown};
 use cinnabar_kv_api::limits::MESSAGE_BYTES_MAX;
 use cinnabar_kv_api::proto::cluster_server::ClusterServer;
@@ -19,37 +20,22 @@ use cinnabar_kv_api::proto::replication_server::ReplicationServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::Status;
-use tonic::transport::Server;
 
 use crate::limits::RAFT_MESSAGE_BYTES_MAX;
 use crate::local::ReadError;
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::raft::RaftProblem;
 use crate::raft::proto::raft_server::RaftServer;
-use access::AccessLayer;
+use access::ACCESS;
 pub use kv::behind_ms;
 
-/// Streams of one connection.
-const STREAMS_MAX: u32 = 1024;
-/// Bytes that one stream may have under way, and one connection.
-const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// Silence after which a connection is probed, and the longest wait for the answer.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// Streams that a peer reset and that are not cleaned up yet (CVE-2023-44487).
-const PENDING_RESETS_MAX: usize = 64;
-/// Bytes of a request's headers.
-const HEADER_BYTES_MAX: u32 = 16 * 1024;
-
-fn builder() -> Server {
-    Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
+/// Counts what the table refuses.
+fn refuse(metrics: Metrics) -> impl Fn(&'static str, String) -> Status + Clone {
+    move |role, message| {
+        metrics.denied(role);
+        Status::permission_denied(message)
+    }
 }
 
 macro_rules! bounded {
@@ -68,8 +54,8 @@ pub async fn serve_tcp(
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = Acceptor::new(listener, node.tls.clone(), AcceptorLimits::default());
-    builder()
-        .layer(AccessLayer::new(node.metrics.clone()))
+    grpc::server()
+        .layer(AccessLayer::new(ACCESS, refuse(node.metrics.clone())))
         .add_service(bounded!(KvServer, kv::KvService::new(node.clone()), MESSAGE_BYTES_MAX))
         .add_service(bounded!(ReplicationServer, replication::ReplicationService::new(node.clone()), MESSAGE_BYTES_MAX))
         .add_service(bounded!(ClusterServer, cluster::ClusterService::new(node.clone()), MESSAGE_BYTES_MAX))
@@ -87,8 +73,8 @@ pub async fn serve_unix(
     listener: UnixListener,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    builder()
-        .layer(AccessLayer::new(node.metrics.clone()))
+    grpc::server()
+        .layer(AccessLayer::new(ACCESS, refuse(node.metrics.clone())))
         .add_service(bounded!(KvServer, kv::KvService::new(node), MESSAGE_BYTES_MAX))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { shutdown.wait().await })
         .await

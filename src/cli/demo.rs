@@ -69,6 +69,11 @@ pub fn say(line: impl AsRef<str>) -> Result<(), CliError> {
     print_text(&format!("{}\n", line.as_ref()))
 }
 
+/// Did something come out as it must?
+fn mark(holds: bool) -> &'static str {
+    if holds { "✔" } else { "✘" }
+}
+
 /// Does an administrative listener say that its process is ready?
 pub fn ready(admin: SocketAddr) -> bool {
     let asked = block_on(async {

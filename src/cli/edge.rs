@@ -130,10 +130,10 @@ pub fn explain(command: &Explain, format: Format) -> Result<(), CliError> {
         let answer = agent.explain(request).await.map_err(|status| CliError::status(&status))?;
         Ok(answer.into_inner())
     })?;
-    if format == Format::Json {
-        return print(format, &explained(&answer), None);
+    match format {
+        Format::Json => print(format, &explained(&answer), None)?,
+        Format::Text => print_text(&explained_text(&command.hostname, &answer))?,
     }
-    print_text(&explained_text(&command.hostname, &answer))?;
     if answer.certificates.is_empty() { Err(CliError::Conflict(answer.problem)) } else { Ok(()) }
 }
 

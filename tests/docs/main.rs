@@ -1,5 +1,5 @@
 //! The documentation against the code: `docs/metrics.md` lists every metric and `docs/configuration.md` every key, with
-//! their types, labels and defaults, and nothing that is not there; its samples load.
+//! their types, labels and defaults, and nothing that is not there; its samples load; `docs/errors.md` has every refusal.
 //!
 //! Law: a page is read as an operator reads it, by its tables. What a page must say comes from the code's own types and
 //! constants, never from a second list here.
@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 use cinnabar_daemon::TlsFiles;
 use cinnabar_daemon::config::{self, ENV_PREFIX};
 use cinnabar_daemon::mtls::metrics as tls;
+use cinnabar_edge::config::{
+    AuthorityConfig, EdgeConfig, LocalConfig, MachineConfig, RouterConfig, SignerConfig, StalenessConfig,
+};
+use cinnabar_edge_api::refusal;
 use cinnabar_kv::config::{LogConfig, RaftConfig, ReplicaConfig, VoterConfig};
 use cinnabar_kv::metrics::METRICS;
 use cinnabar_terminator::TerminatorConfig;
@@ -183,6 +187,9 @@ fn fields<T: DeserializeOwned>() -> Vec<&'static str> {
     found
 }
 
+/// The table of an edge node that holds a replica's keys, which have their own sections.
+const EMBEDDED: &str = "replica";
+
 /// Every key of a configuration, with dots; tables are those that a loaded sample has.
 fn keys<T: DeserializeOwned + Serialize>(sample: &T) -> BTreeSet<String> {
     let tables = [
@@ -190,10 +197,16 @@ fn keys<T: DeserializeOwned + Serialize>(sample: &T) -> BTreeSet<String> {
         ("log", fields::<LogConfig>()),
         ("raft", fields::<RaftConfig>()),
         ("limits", fields::<LimitsConfig>()),
+        ("signer", fields::<SignerConfig>()),
+        ("local", fields::<LocalConfig>()),
+        ("machine", fields::<MachineConfig>()),
+        ("authority", fields::<AuthorityConfig>()),
+        ("staleness", fields::<StalenessConfig>()),
+        ("router", fields::<RouterConfig>()),
     ];
     let loaded = Value::try_from(sample).unwrap();
     let mut found = BTreeSet::new();
-    for field in fields::<T>() {
+    for field in fields::<T>().into_iter().filter(|field| *field != EMBEDDED) {
         match tables.iter().find(|(table, _)| *table == field) {
             Some((table, inner)) => found.extend(inner.iter().map(|key| format!("{table}.{key}"))),
             None => {
@@ -210,6 +223,13 @@ fn samples(page: &str) -> [String; 3] {
     let blocks = section(page, "Samples").split("```toml\n").skip(1);
     let samples: Vec<String> = blocks.filter_map(|block| block.split("```").next()).map(str::to_owned).collect();
     samples.try_into().expect("three samples")
+}
+
+/// The sample of an edge node, on its own page.
+fn edge_sample() -> String {
+    let page = page("edge.md");
+    let block = section(&page, "Configuration").split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    block.expect("a sample").to_owned()
 }
 
 /// A sample with the keys that it has commented out.
@@ -230,7 +250,8 @@ fn load<T: DeserializeOwned>(text: &str, environment: &[(&str, &str)], set: &[(&
 fn values<T: Serialize>(config: &T) -> BTreeMap<String, String> {
     let shown = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
     let mut found = BTreeMap::new();
-    for (key, value) in Value::try_from(config).unwrap().as_table().unwrap() {
+    for (key, value) in Value::try_from(config).unwrap().as_table().unwrap().iter().filter(|(key, _)| *key != EMBEDDED)
+    {
         match value.as_table() {
             Some(table) => found.extend(table.iter().map(|(inner, value)| (format!("{key}.{inner}"), shown(value)))),
             None => drop(found.insert(key.clone(), shown(value))),
@@ -239,8 +260,9 @@ fn values<T: Serialize>(config: &T) -> BTreeMap<String, String> {
     found
 }
 
-/// The page has exactly the configuration's keys; the sample shows them all; the defaults are the code's.
-fn check<T: DeserializeOwned + Serialize>(page: &str, titles: &[&str], sample: &str) {
+/// The page has exactly the configuration's keys; the sample shows them all; the defaults are the code's. `below` is what a
+/// file must have besides.
+fn check<T: DeserializeOwned + Serialize>(page: &str, titles: &[&str], sample: &str, below: &str) {
     let tables: Vec<_> = titles.iter().map(|title| rows(section(page, title))).collect();
     let listed: BTreeSet<String> = tables.iter().flatten().map(|(key, _)| (*key).to_owned()).collect();
     let title = titles.join(", ");
@@ -253,7 +275,7 @@ fn check<T: DeserializeOwned + Serialize>(page: &str, titles: &[&str], sample: &
     let cells = |key: &str| tables.iter().find_map(|table| table.get(key)).expect("listed");
     let required = known.iter().filter(|key| cells(key)[1].is_empty());
     let minimal: Vec<(&str, &str)> = required.map(|key| (key.as_str(), full[key].as_str())).collect();
-    let defaults = values::<T>(&load("", &[], &minimal));
+    let defaults = values::<T>(&load(below, &[], &minimal));
     for key in known.iter().filter(|key| !minimal.iter().any(|(required, _)| required == key)) {
         match (defaults.get(key), cells(key)[1]) {
             (Some(value), cell) => assert_eq!(quoted(cell), [value.as_str()], "default of {key}"),
@@ -266,9 +288,12 @@ fn check<T: DeserializeOwned + Serialize>(page: &str, titles: &[&str], sample: &
 fn every_key_has_its_row_and_every_row_its_key() {
     let page = page("configuration.md");
     let [voter, replica, terminator] = samples(&page);
-    check::<VoterConfig>(&page, &["Keys of both", "Voter"], &voter);
-    check::<ReplicaConfig>(&page, &["Keys of both", "Replica"], &replica);
-    check::<TerminatorConfig>(&page, &["Terminator"], &terminator);
+    check::<VoterConfig>(&page, &["Keys of both", "Voter"], &voter, "");
+    check::<ReplicaConfig>(&page, &["Keys of both", "Replica"], &replica, "");
+    check::<TerminatorConfig>(&page, &["Terminator"], &terminator, "");
+    let edge = edge_sample();
+    let (replica, _) = edge.split_once("\n[signer]\n").unwrap();
+    check::<EdgeConfig>(&page, &["Edge node"], &edge, replica);
 }
 
 #[test]
@@ -277,6 +302,8 @@ fn the_samples_hold_together() {
     let [voter, replica, terminator] = samples(&page);
     load::<TerminatorConfig>(&terminator, &[], &[]).check().unwrap();
     load::<TerminatorConfig>(&uncommented(&terminator), &[], &[]).check().unwrap();
+    load::<EdgeConfig>(&edge_sample(), &[], &[]).check().unwrap();
+    load::<EdgeConfig>(&uncommented(&edge_sample()), &[], &[]).check().unwrap();
     load::<VoterConfig>(&voter, &[], &[]).timing().unwrap();
     assert!(load::<ReplicaConfig>(&replica, &[], &[]).follow().unwrap().is_none());
     assert!(load::<ReplicaConfig>(&uncommented(&replica), &[], &[]).follow().unwrap().is_some());
@@ -292,4 +319,19 @@ fn environment_and_flags_work_as_the_page_says() {
     let set = [("CINNABAR_CACHE_BYTES", "1GiB"), ("CINNABAR_TLS__CERT", "node.pem")];
     let config: VoterConfig = load(&voter, &set, &[("cache_bytes", "2GiB")]);
     assert_eq!((config.cache_bytes.0, config.tls.cert), (2 << 30, PathBuf::from("node.pem")));
+}
+
+// === refusals ===
+
+#[test]
+fn every_refusal_of_a_signature_has_its_row_with_its_status() {
+    let page = page("errors.md");
+    let rows = rows(section(&page, "Refusals of signatures"));
+    let words: BTreeSet<&str> = refusal::CODES.iter().map(|code| refusal::word(*code)).collect();
+    assert_eq!(rows.keys().copied().collect::<BTreeSet<_>>(), words);
+    for code in refusal::CODES {
+        let status = tonic::Status::from(refusal::Refusal::new(code, ""));
+        let cell = quoted(rows[refusal::word(code)][0])[0].replace('_', "").to_lowercase();
+        assert_eq!(cell, format!("{:?}", status.code()).to_lowercase(), "{}", refusal::word(code));
+    }
 }

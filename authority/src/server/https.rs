@@ -15,11 +15,13 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use cinnabar_daemon::mtls::is_of_the_peer;
 use cinnabar_daemon::{Acceptor, Clock, PeerInfo, Shutdown, file};
 use futures::StreamExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -95,6 +97,8 @@ pub struct Https {
     files: HttpsFiles,
     clock: Arc<dyn Clock>,
     current: ArcSwap<Loaded>,
+    /// One reload at a time, so that an older read never replaces a newer one.
+    reloading: Mutex<()>,
 }
 
 /// What new connections are made with.
@@ -111,7 +115,7 @@ impl Https {
     /// [`HttpsError`] names the file and the fault.
     pub fn load(files: HttpsFiles, clock: Arc<dyn Clock>) -> Result<Arc<Self>, HttpsError> {
         let current = ArcSwap::from_pointee(config(&files, &clock, None)?.expect("nothing was loaded before"));
-        Ok(Arc::new(Self { files, clock, current }))
+        Ok(Arc::new(Self { files, clock, current, reloading: Mutex::new(()) }))
     }
 
     /// Loads the files anew, for every connection from now on; says whether they had changed.
@@ -119,6 +123,7 @@ impl Https {
     /// # Errors
     /// [`HttpsError`]; what was in use stays in use.
     pub fn reload(&self) -> Result<bool, HttpsError> {
+        let _one_at_a_time = self.reloading.lock();
         let loaded = config(&self.files, &self.clock, Some(self.current.load().digest))?;
         let changed = loaded.is_some();
         if let Some(loaded) = loaded {
@@ -231,8 +236,7 @@ pub async fn serve_customers(listener: TcpListener, tls: Arc<Https>, router: Rou
                     drop(place);
                 });
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
-            }
+            Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot accept customers' connections");
                 sleep(ACCEPT_PAUSE).await;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cinnabar_authority_api::ZoneId;
+use cinnabar_daemon::rates::LimiterClock;
 use governor::clock::Clock as _;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
@@ -30,23 +31,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const ZONES_MAX: usize = 65_536;
 
 type NoOp = NoOpMiddleware<Nanos>;
-type One = RateLimiter<NotKeyed, InMemoryState, Seam, NoOp>;
-type BySource = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, Seam, NoOp>;
-
-/// Our clock as the limiter wants it.
-#[derive(Clone)]
-struct Seam {
-    clock: Arc<dyn cinnabar_daemon::Clock>,
-    start: Instant,
-}
-
-impl governor::clock::Clock for Seam {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        Nanos::from(self.clock.now().duration_since(self.start))
-    }
-}
+type One = RateLimiter<NotKeyed, InMemoryState, LimiterClock, NoOp>;
+type BySource = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, LimiterClock, NoOp>;
 
 /// One count for each zone, under the limit that it has now.
 #[derive(Default)]
@@ -54,7 +40,7 @@ struct ByZone(Mutex<HashMap<ZoneId, (u32, One)>>);
 
 impl ByZone {
     /// Takes one; else how long to wait.
-    fn take(&self, seam: &Seam, zone: &ZoneId, per_minute: u32) -> Result<(), Duration> {
+    fn take(&self, seam: &LimiterClock, zone: &ZoneId, per_minute: u32) -> Result<(), Duration> {
         let Some(quota) = NonZeroU32::new(per_minute).map(Quota::per_minute) else {
             return Err(Duration::from_secs(60));
         };
@@ -71,13 +57,13 @@ impl ByZone {
     }
 }
 
-fn wait(until: &NotUntil<Nanos>, seam: &Seam) -> Duration {
+fn wait(until: &NotUntil<Nanos>, seam: &LimiterClock) -> Duration {
     until.wait_time_from(seam.now())
 }
 
 /// See the module.
 pub struct Rates {
-    seam: Seam,
+    seam: LimiterClock,
     changes: ByZone,
     checks: ByZone,
     failures: BySource,
@@ -87,11 +73,11 @@ pub struct Rates {
 impl Rates {
     /// Counts by this clock.
     pub fn new(clock: Arc<dyn cinnabar_daemon::Clock>) -> Self {
-        let start = clock.now();
-        let seam = Seam { clock, start };
+        let seam = LimiterClock::new(clock);
         let quota = Quota::per_minute(NonZeroU32::new(FAILURES_PER_MINUTE).expect("a constant above 0"));
         let failures = RateLimiter::new(quota, HashMapStateStore::default(), seam.clone());
-        Self { seam, changes: ByZone::default(), checks: ByZone::default(), failures, swept: Mutex::new(start) }
+        let swept = Mutex::new(seam.instant());
+        Self { seam, changes: ByZone::default(), checks: ByZone::default(), failures, swept }
     }
 
     /// A zone wants to change something.
@@ -128,7 +114,7 @@ impl Rates {
     }
 
     fn sweep(&self) {
-        let now = self.seam.clock.now();
+        let now = self.seam.instant();
         let mut swept = self.swept.lock();
         if now.duration_since(*swept) >= SWEEP_EVERY {
             *swept = now;

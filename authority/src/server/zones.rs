@@ -126,7 +126,7 @@ pub(super) async fn create_operator_token(ask: Ask) -> Result<Answer, Problem> {
 
 pub(super) fn list_operator_tokens(ask: Ask) -> Result<Answer, Problem> {
     ask.query.finish()?;
-    let tokens: Vec<_> = ask.api.zones.operator_tokens().iter().map(shown).collect();
+    let tokens: Vec<_> = ask.api.zones.operator_tokens()?.iter().map(shown).collect();
     Answer::ok(&json!({ "tokens": tokens }))
 }
 

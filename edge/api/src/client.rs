@@ -108,6 +108,27 @@ impl EdgeClient {
     pub async fn sign(&self, mut request: SignRequest) -> Result<Signature, Refusal> {
         let wait = request.budget + GRACE;
         request.id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        // The stream's opening is within the time, too: it may have to wait for another's.
+        let answer = match tokio::time::timeout(wait, self.exchange(request)).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(Refusal::new(RefusalCode::Deadline, "the edge node does not answer")),
+        };
+        match answer.outcome {
+            Some(Outcome::Signature(signature)) => Ok(signature),
+            Some(Outcome::Refusal(refusal)) => Err(refusal.into()),
+            None => Err(Refusal::new(RefusalCode::Internal, "an answer without an outcome")),
+        }
+    }
+
+    /// Opens the stream when it is not open, so that no request waits for it.
+    ///
+    /// # Errors
+    /// As [`EdgeClient::sign`].
+    pub async fn open(&self) -> Result<(), Refusal> {
+        self.stream().await.map(drop)
+    }
+
+    async fn exchange(&self, request: SignRequest) -> Result<SignAnswer, Refusal> {
         let id = request.id;
         let stream = self.stream().await?;
         let (answered, answer) = oneshot::channel();
@@ -125,27 +146,8 @@ impl EdgeClient {
         }
         // Forgotten also when the caller goes away.
         let _forget = Forget { open: &stream.open, id };
-        let exchange = async {
-            stream.requests.send(request.into()).await.map_err(|_| lost())?;
-            answer.await.map_err(|_| lost())
-        };
-        let answer = match tokio::time::timeout(wait, exchange).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(Refusal::new(RefusalCode::Deadline, "the edge node does not answer")),
-        };
-        match answer.outcome {
-            Some(Outcome::Signature(signature)) => Ok(signature),
-            Some(Outcome::Refusal(refusal)) => Err(refusal.into()),
-            None => Err(Refusal::new(RefusalCode::Internal, "an answer without an outcome")),
-        }
-    }
-
-    /// Opens the stream when it is not open, so that no request waits for it.
-    ///
-    /// # Errors
-    /// As [`EdgeClient::sign`].
-    pub async fn open(&self) -> Result<(), Refusal> {
-        self.stream().await.map(drop)
+        stream.requests.send(request.into()).await.map_err(|_| lost())?;
+        answer.await.map_err(|_| lost())
     }
 
     /// The stream, opened when there is none or the last one broke.

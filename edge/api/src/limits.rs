@@ -16,8 +16,6 @@ pub const BUDGET_MAX: Duration = Duration::from_secs(30);
 pub const BUDGET_DEFAULT: Duration = Duration::from_secs(3);
 /// Requests of one stream that may be open.
 pub const STREAM_OPEN_MAX: usize = 4096;
-/// Attempts that a refusal lists.
-pub const ATTEMPTS_MAX: usize = 8;
 /// Longest simulated round trip.
 pub const DISTANCE_MAX: Duration = Duration::from_secs(2);
 

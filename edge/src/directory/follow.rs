@@ -124,9 +124,7 @@ impl Directory {
         for key in place.unverified.split_off(left) {
             self.verify(&key);
         }
-        let mut inner = self.shared.inner.write();
-        self.judge(&mut inner);
-        self.save(&mut inner);
+        self.judge_and_save();
         left > 0
     }
 

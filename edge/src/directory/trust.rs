@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use cinnabar_authority_api::records::{Head, Mode};
 
 use super::kept::{Kept, KeptHead};
+use super::standing::KeyHash;
 use super::{Directory, Inner, Unusable};
 use crate::limits::{FRESH_MS, REFUSED_MAX};
 
@@ -18,6 +19,8 @@ pub(super) const SHUT: u8 = 0;
 pub(super) const OPEN: u8 = 1;
 /// The authority signed another history.
 pub(super) const FORKED: u8 = 2;
+/// More records were refused than can be remembered.
+pub(super) const OVERRUN: u8 = 3;
 
 /// How long signatures for others go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Trust {
     pub covered: bool,
     /// Did a head contradict it?
     pub forked: bool,
+    /// Were more records refused than can be remembered?
+    pub overrun: bool,
     /// Is the system a demonstration, by its signed record?
     pub demo: bool,
     /// The generation that encrypts; 0 for none.
@@ -62,7 +67,7 @@ impl Trust {
     /// `ready`, `stale`, `starting` or `refusing`.
     pub fn word(&self) -> &'static str {
         match self {
-            _ if self.forked => "refusing",
+            _ if self.forked || self.overrun => "refusing",
             _ if !self.may_sign_local() => "starting",
             _ if self.checkpoint_age_ms > FRESH_MS => "stale",
             _ => "ready",
@@ -79,7 +84,14 @@ impl Trust {
         };
         say(!self.serving, "there is no copy of the store that may be read");
         say(self.forked, "the authority signed another history than this copy of the store has: nothing is used");
-        say(self.serving && !self.covered && !self.forked, "no signed head covers the copy yet: nothing is used");
+        say(
+            self.overrun,
+            "more records were refused than can be remembered: somebody writes the store anew; nothing is used",
+        );
+        say(
+            self.serving && !self.covered && !self.forked && !self.overrun,
+            "no signed head covers the copy yet: nothing is used",
+        );
         say(self.head_age_ms > FRESH_MS, "the authority is away: its newest head is old");
         say(self.checkpoint_age_ms > FRESH_MS, "this machine is cut off from the store");
         let ended = self.may_sign_local() && !self.may_sign_for_others(limits);
@@ -100,47 +112,54 @@ impl Directory {
             serving: self.shared.local.check_serving().is_ok(),
             covered: gate == OPEN,
             forked: gate == FORKED,
+            overrun: gate == OVERRUN,
             demo: inner.world.mode() == Some(Mode::Demo),
             generation: inner.world.active_generation(),
         }
     }
 
-    /// Asks the chain about the newest head, and opens or shuts the gate.
-    pub(super) fn judge(&self, inner: &mut Inner) {
+    /// Asks the chain about the newest head, opens or shuts the gate, and writes what has grown. One at a time: under the
+    /// lock of the place. Nothing waits for the disk, or the log, under the lock of what signatures read.
+    pub(super) fn judge_and_save(&self) {
         let applied = self.shared.local.applied_index();
-        if let Some(head) = inner.head_to_check.filter(|head| head.index <= applied) {
-            match (self.shared.chain)(head.index) {
-                Some(found) if found.0 == head.chain_head => {
-                    inner.head_to_check = None;
-                    inner.kept.covered |= !inner.forked;
-                }
-                Some(_) => {
-                    tracing::error!(index = head.index, "the authority signed another history: nothing is used");
-                    inner.head_to_check = None;
-                    inner.forked = true;
-                    inner.kept.covered = false;
-                }
-                // The log begins after it, or has not got there: the next head will tell.
-                None => {}
+        let head = self.shared.inner.read().head_to_check.filter(|head| head.index <= applied);
+        let found = head.and_then(|head| Some((head, (self.shared.chain)(head.index)?)));
+        let next = {
+            let mut inner = self.shared.inner.write();
+            if let Some((head, found)) = found {
+                inner.hold_against(&head, found.0 == head.chain_head);
             }
+            let refused = inner.standings.to_keep();
+            self.judge(&inner, refused.len(), applied);
+            self.grown(&inner, refused)
+        };
+        let Some(next) = next else { return };
+        match self.shared.file.save(&next) {
+            Ok(()) => self.shared.inner.write().on_disk = next,
+            Err(error) => tracing::error!(%error, "cannot keep what was seen: a restart would know less"),
         }
+    }
+
+    fn judge(&self, inner: &Inner, refused: usize, applied: u64) {
         let reached = inner.kept.head.is_some_and(|head| head.index <= applied);
         let forward = inner.world.active_generation() >= inner.kept.generation;
-        let overrun = inner.standings.to_keep().len() > REFUSED_MAX;
         let gate = match () {
-            () if inner.forked || overrun => FORKED,
+            () if inner.forked => FORKED,
+            () if refused > REFUSED_MAX => OVERRUN,
             () if inner.kept.covered && reached && forward => OPEN,
             () => SHUT,
         };
         let before = self.shared.gate.swap(gate, Ordering::AcqRel);
-        if before != gate {
-            tracing::info!(open = gate == OPEN, applied, "records may be used");
+        match gate {
+            _ if before == gate => {}
+            OPEN => tracing::info!(applied, "records may be used"),
+            OVERRUN => tracing::error!(refused, "more records are refused than can be remembered: nothing is used"),
+            _ => tracing::warn!(applied, "records may not be used"),
         }
     }
 
-    /// Writes what has grown; what only forbids at once, what allows once the copy itself is on disk.
-    pub(super) fn save(&self, inner: &mut Inner) {
-        let mut refused = inner.standings.to_keep();
+    /// What is to be on disk, if that is not there: what only forbids at once, what allows once the copy itself is.
+    fn grown(&self, inner: &Inner, mut refused: Vec<(KeyHash, u64)>) -> Option<Kept> {
         refused.truncate(REFUSED_MAX);
         let mut next = Kept { refused, ..inner.on_disk.clone() };
         next.covered &= inner.kept.covered;
@@ -149,17 +168,26 @@ impl Directory {
             next.covered = inner.kept.covered;
             next.generation = inner.kept.generation;
         }
-        if next == inner.on_disk {
-            return;
-        }
-        match self.shared.file.save(&next) {
-            Ok(()) => inner.on_disk = next,
-            Err(error) => tracing::error!(%error, "cannot keep what was seen: a restart would know less"),
-        }
+        (next != inner.on_disk).then_some(next)
     }
 }
 
 impl Inner {
+    /// Takes note of what the chain says of a head: the next one is asked about when the log begins after this, or has
+    /// not got there.
+    fn hold_against(&mut self, head: &KeptHead, agrees: bool) {
+        if self.head_to_check == Some(*head) {
+            self.head_to_check = None;
+        }
+        if agrees {
+            self.kept.covered |= !self.forked;
+        } else {
+            tracing::error!(index = head.index, "the authority signed another history: nothing is used");
+            self.forked = true;
+            self.kept.covered = false;
+        }
+    }
+
     /// Takes a verified head that is not below the highest one.
     pub(super) fn take_head(&mut self, head: &Head, applied: u64) -> Result<(), Unusable> {
         let fresh = KeptHead { index: head.index, time_ms: head.time_ms, chain_head: head.chain_head };

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::{InMemory, Pins, Sealing, TLS_PURPOSE, hex};
+use super::{InMemory, Pins, Sealing, TLS_PURPOSE};
 use crate::config::EdgeConfig;
 
 /// Why a machine is not enrolled. What was written before is removed again.
@@ -87,8 +87,7 @@ impl Enrolment {
 
     /// What is posted. It holds the token's secret.
     pub fn body(&self) -> Zeroizing<String> {
-        let request = pem("CERTIFICATE REQUEST", &self.key.request_der);
-        Zeroizing::new(json!({ "token": self.token.secret.as_str(), "csr": request }).to_string())
+        Zeroizing::new(json!({ "token": self.token.secret.as_str(), "csr": self.key.request_pem }).to_string())
     }
 
     /// Checks the answer and writes certificate, key, CA and pins.
@@ -118,8 +117,8 @@ impl Enrolment {
         let pins = Pins {
             cluster: self.token.cluster.clone(),
             machine: self.token.machine.clone(),
-            ca_sha256: hex(&self.token.ca_sha256),
-            record_key: hex(&self.token.record_key.to_bytes()),
+            ca_sha256: hex::encode(self.token.ca_sha256),
+            record_key: hex::encode(self.token.record_key.to_bytes()),
         };
         let files = &conf.replica.tls;
         let pinned = toml::to_string(&pins).map_err(|error| EnrolError::Failed(error.to_string()))?;
@@ -163,19 +162,4 @@ fn check(files: &TlsFiles, pins: &Pins, clock: std::sync::Arc<dyn Clock>) -> Res
         return Ok(());
     }
     Err(EnrolError::Answer(format!("the certificate is for {us}, not for machine {}", pins.machine)))
-}
-
-/// PEM (RFC 7468).
-fn pem(label: &str, der: &[u8]) -> String {
-    use base64ct::{Base64, Encoding};
-    let encoded = Base64::encode_string(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
-    let mut rest = encoded.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(rest.len().min(64));
-        text += line;
-        text.push('\n');
-        rest = after;
-    }
-    text + &format!("-----END {label}-----\n")
 }

@@ -1,7 +1,7 @@
 //! Leaves a machine alone after failures in a row, and lets one request through after a while to see.
 //!
-//! Law: the time alone doubles with each failed look, within a bound; one success ends it; while one request looks, no
-//! other goes there.
+//! Law: the time alone doubles with each failed look, within a bound; one success ends it; while one request looks, the
+//! machine is not offered to another (a request that chose it before may still arrive there).
 
 use std::time::Duration;
 

@@ -57,13 +57,10 @@ impl Latency {
     /// A request to this data centre took so long, or was given up after so long.
     pub fn requested(&self, data_center: &DataCenterId, took: Duration, now: Instant) {
         let sample = us(took);
-        let mut all = self.data_centers.lock();
-        match all.get_mut(data_center) {
-            Some(times) => {
-                times.peak = times.cost(now).max(sample);
-                times.peak_at = now;
-            }
-            None => drop(all.insert(data_center.clone(), Times::new(sample, now))),
+        // One that no probe measured stays unmeasured: what a request takes is no distance.
+        if let Some(times) = self.data_centers.lock().get_mut(data_center) {
+            times.peak = times.cost(now).max(sample);
+            times.peak_at = now;
         }
     }
 

@@ -3,117 +3,80 @@
 //! Law: certificates are public; a secret goes only to processes of users that the configuration names, as the kernel
 //! names them; a certificate's key goes to nobody.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cinnabar_authority_api::records::KeyKind;
-use cinnabar_authority_api::{DataCenterId, Hostname, SecretName, ZoneId};
+use cinnabar_authority_api::{Hostname, SecretName, ZoneId};
 use cinnabar_edge_api::Refusal;
 use cinnabar_edge_api::limits::MESSAGE_BYTES_MAX;
 use cinnabar_edge_api::proto;
 use cinnabar_edge_api::proto::agent_server::{Agent, AgentServer};
 use cinnabar_edge_api::refusal::RefusalCode;
 use cinnabar_kv::replica::Replica;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
-use crate::config::EdgeConfig;
+use super::local::check_user;
+use super::sign::{SignService, micros};
 use crate::directory::{CertRef, CertView, Directory, Staleness};
+use crate::distance::Distances;
 use crate::keyring::Keyring;
+use crate::router::Router;
 
-/// Signatures since the start, by who made them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Here, for services of this machine.
-    pub here: u64,
-    /// By peers, for services of this machine.
-    pub elsewhere: u64,
-    /// Here, for peers.
-    pub for_others: u64,
-}
-
-/// What the router knows.
-pub trait Routes: Send + Sync + 'static {
-    /// Who holds a certificate's key, in the order in which this node would ask.
-    fn holders(&self, cert: &CertView) -> Vec<proto::ExplainedHolder>;
-    /// Round trips to other data centres, in microseconds.
-    fn round_trips(&self) -> BTreeMap<DataCenterId, u32>;
-    /// Signatures since the start.
-    fn counts(&self) -> Counts;
-    /// Sets the simulated distance to a data centre.
-    ///
-    /// # Errors
-    /// When there is no simulation, or no such data centre.
-    fn set_distance(&self, data_center: &DataCenterId, round_trip_us: u32) -> Result<(), Status>;
-}
-
-/// What the records say of holders, where nothing is routed.
-#[derive(Debug, Clone)]
-pub struct Unrouted(pub Directory);
-
-impl Routes for Unrouted {
-    fn holders(&self, cert: &CertView) -> Vec<proto::ExplainedHolder> {
-        let holders = self.0.holders(cert);
-        let shown = holders.data_centers.iter().map(|(center, machines)| proto::ExplainedHolder {
-            data_center: center.to_string(),
-            machines: u32::try_from(machines.len()).unwrap_or(u32::MAX),
-            ..proto::ExplainedHolder::default()
-        });
-        shown.collect()
-    }
-
-    fn round_trips(&self) -> BTreeMap<DataCenterId, u32> {
-        BTreeMap::new()
-    }
-
-    fn counts(&self) -> Counts {
-        Counts::default()
-    }
-
-    fn set_distance(&self, _: &DataCenterId, _: u32) -> Result<(), Status> {
-        Err(Status::failed_precondition("this node has no distances to set"))
-    }
+/// What an [`AgentService`] is made of.
+#[allow(missing_docs, reason = "the names are the types'")]
+pub struct AgentParts {
+    pub directory: Directory,
+    pub keyring: Keyring,
+    pub router: Arc<Router>,
+    pub sign: Arc<SignService>,
+    /// The simulated distances, where they are.
+    pub distances: Option<Arc<Distances>>,
+    /// Tells who feeds this node.
+    pub replica: Arc<Replica>,
+    /// Users of this machine who may read secrets, by number.
+    pub secret_uids: Vec<u32>,
+    pub staleness: Staleness,
+    /// Do the attribute keys lie in a plain file?
+    pub insecure: bool,
+    pub version: String,
 }
 
 /// See the module.
 pub struct AgentService {
-    directory: Directory,
-    keyring: Keyring,
-    routes: Arc<dyn Routes>,
-    replica: Option<Arc<Replica>>,
-    secret_uids: Vec<u32>,
-    staleness: Staleness,
-    insecure: bool,
-    version: String,
+    parts: AgentParts,
 }
 
 impl AgentService {
-    /// The service with its bounds. `replica` tells who feeds this node.
-    pub fn server(
-        conf: &EdgeConfig,
-        directory: Directory,
-        keyring: Keyring,
-        routes: Arc<dyn Routes>,
-        replica: Option<Arc<Replica>>,
-        version: &str,
-    ) -> AgentServer<Self> {
-        let service = Self {
-            directory,
-            keyring,
-            routes,
-            replica,
-            secret_uids: uids(&conf.local.secret_uids),
-            staleness: conf.staleness(),
-            insecure: conf.machine.insecure_machine_key,
-            version: version.to_owned(),
-        };
-        AgentServer::new(service)
+    /// The service with its bounds.
+    pub fn server(parts: AgentParts) -> AgentServer<Self> {
+        AgentServer::new(Self { parts })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
+    /// Who holds a certificate's key, in the order in which this node would ask; last those that it would not.
+    fn holders(&self, cert: &CertView) -> Vec<proto::ExplainedHolder> {
+        let count = |machines: usize| u32::try_from(machines).unwrap_or(u32::MAX);
+        let holders = self.parts.directory.holders(cert);
+        let order = self.parts.router.order(&holders);
+        let shown = holders.data_centers.iter().map(|(center, machines)| {
+            let rank = order.iter().position(|ranked| ranked.data_center == *center);
+            let asked = rank.map(|rank| &order[rank]);
+            proto::ExplainedHolder {
+                data_center: center.to_string(),
+                machines: count(machines.len()),
+                healthy: asked.map_or(0, |asked| count(asked.healthy)),
+                round_trip_us: asked.and_then(|asked| asked.round_trip).map_or(0, micros),
+                rank: rank.map_or(0, |rank| count(rank + 1)),
+            }
+        });
+        let mut shown: Vec<_> = shown.collect();
+        shown.sort_by_key(|holder| (holder.rank == 0, holder.rank));
+        shown
+    }
+
     fn explained(&self, cert: &CertRef) -> proto::ExplainedCertificate {
-        let could = self.keyring.could_open(&cert.cert.policy);
+        let could = self.parts.keyring.could_open(&cert.cert.policy);
         proto::ExplainedCertificate {
             zone: cert.cert.zone.to_string(),
             id: cert.cert.id.to_string(),
@@ -123,26 +86,8 @@ impl AgentService {
             compiled: cert.policy.to_string(),
             here: could.is_ok(),
             why: could.err().map(|error| error.to_string()).unwrap_or_default(),
-            holders: self.routes.holders(cert),
+            holders: self.holders(cert),
         }
-    }
-}
-
-/// The users of a list; this process's own when it is empty.
-pub fn uids(listed: &[u32]) -> Vec<u32> {
-    if listed.is_empty() { vec![rustix::process::getuid().as_raw()] } else { listed.to_vec() }
-}
-
-/// Refuses a caller over a Unix socket whose user is not listed. The kernel says who that is.
-///
-/// # Errors
-/// `PERMISSION_DENIED`, also when the kernel does not say.
-pub fn check_uid<T>(request: &Request<T>, allowed: &[u32]) -> Result<(), Status> {
-    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    match peer.map(|peer| peer.uid()) {
-        Some(uid) if allowed.contains(&uid) => Ok(()),
-        Some(uid) => Err(Status::permission_denied(format!("user {uid} is not among those that may ask"))),
-        None => Err(Status::permission_denied("who asks is not known")),
     }
 }
 
@@ -176,7 +121,7 @@ impl Agent for AgentService {
         request: Request<proto::CertificatesRequest>,
     ) -> Result<Response<proto::CertificatesResponse>, Status> {
         let hostname = hostname(&request.into_inner().hostname)?;
-        let certificates = match self.directory.serving(&hostname) {
+        let certificates = match self.parts.directory.serving(&hostname) {
             Ok(found) => found.iter().map(|(serves, view)| certificate(serves, view)).collect(),
             Err(error) => {
                 let refusal = Refusal::from(error.clone());
@@ -191,11 +136,12 @@ impl Agent for AgentService {
     }
 
     async fn secret(&self, request: Request<proto::SecretRequest>) -> Result<Response<proto::SecretResponse>, Status> {
-        check_uid(&request, &self.secret_uids)?;
+        check_user(&request, &self.parts.secret_uids)?;
         let proto::SecretRequest { zone, name } = request.into_inner();
         let zone: ZoneId = zone.parse().map_err(|error| Status::invalid_argument(format!("zone: {error}")))?;
         let name: SecretName = name.parse().map_err(|error| Status::invalid_argument(format!("name: {error}")))?;
-        let secret = self.keyring.secret(&zone, &name).await.map_err(|error| Status::from(Refusal::from(error)))?;
+        let secret =
+            self.parts.keyring.secret(&zone, &name).await.map_err(|error| Status::from(Refusal::from(error)))?;
         Ok(Response::new(proto::SecretResponse { secret: secret.expose().to_vec().into() }))
     }
 
@@ -204,50 +150,50 @@ impl Agent for AgentService {
         request: Request<proto::ExplainRequest>,
     ) -> Result<Response<proto::ExplainResponse>, Status> {
         let hostname = hostname(&request.into_inner().hostname)?;
-        let (certificates, problem) = match self.directory.serving(&hostname) {
+        let (certificates, problem) = match self.parts.directory.serving(&hostname) {
             Ok(found) => (found.iter().map(|(_, view)| self.explained(view)).collect(), String::new()),
             Err(error) => (Vec::new(), error.to_string()),
         };
-        let trust = self.directory.trust();
+        let trust = self.parts.directory.trust();
         Ok(Response::new(proto::ExplainResponse {
             certificates,
             problem,
             head_age_ms: trust.head_age_ms,
             checkpoint_age_ms: trust.checkpoint_age_ms,
-            applied_index: self.directory.local().applied_index(),
+            applied_index: self.parts.directory.local().applied_index(),
         }))
     }
 
     async fn status(&self, _: Request<proto::StatusRequest>) -> Result<Response<proto::StatusResponse>, Status> {
-        let trust = self.directory.trust();
-        let mut alarms = trust.alarms(&self.staleness);
-        let generation = self.keyring.generation();
-        if self.insecure {
+        let trust = self.parts.directory.trust();
+        let mut alarms = trust.alarms(&self.parts.staleness);
+        let generation = self.parts.keyring.generation();
+        if self.parts.insecure {
             alarms.push("this machine's attribute keys lie in a plain file".to_owned());
         }
         if generation == 0 {
             alarms.push("this machine has no attribute key: it signs nothing itself".to_owned());
         }
-        let refused = self.directory.refused();
+        let refused = self.parts.directory.refused();
         if refused > 0 {
             alarms.push(format!("{refused} records are refused: their names are not served"));
         }
-        let counts = self.routes.counts();
-        let fed_by = self.replica.as_ref().and_then(|replica| replica.path().last().cloned());
+        let counts = self.parts.sign.counts();
+        let fed_by = self.parts.replica.path().last().cloned();
         Ok(Response::new(proto::StatusResponse {
-            machine: self.directory.me().to_string(),
-            data_center: self.directory.data_center().map(|center| center.to_string()).unwrap_or_default(),
-            country: self.directory.country().unwrap_or_default(),
+            machine: self.parts.directory.me().to_string(),
+            data_center: self.parts.directory.data_center().map(|center| center.to_string()).unwrap_or_default(),
+            country: self.parts.directory.country().unwrap_or_default(),
             health: trust.word().to_owned(),
             alarms,
-            applied_index: self.directory.local().applied_index(),
+            applied_index: self.parts.directory.local().applied_index(),
             behind_ms: trust.checkpoint_age_ms,
             head_age_ms: trust.head_age_ms,
             generation,
-            version: self.version.clone(),
+            version: self.parts.version.clone(),
             fed_by: fed_by.unwrap_or_default(),
             demo: trust.demo,
-            insecure_machine_key: self.insecure,
+            insecure_machine_key: self.parts.insecure,
             signed_here: counts.here,
             signed_elsewhere: counts.elsewhere,
             signed_for_others: counts.for_others,
@@ -259,13 +205,15 @@ impl Agent for AgentService {
         &self,
         request: Request<proto::SetDistanceRequest>,
     ) -> Result<Response<proto::SetDistanceResponse>, Status> {
-        check_uid(&request, &self.secret_uids)?;
-        if !self.directory.trust().demo {
+        check_user(&request, &self.parts.secret_uids)?;
+        if !self.parts.directory.trust().demo {
             return Err(Status::failed_precondition("distances are simulated in a demonstration only"));
         }
         let proto::SetDistanceRequest { data_center, round_trip_us } = request.into_inner();
         let center = data_center.parse().map_err(|error| Status::invalid_argument(format!("data_center: {error}")))?;
-        self.routes.set_distance(&center, round_trip_us)?;
+        let distances = self.parts.distances.as_ref();
+        let distances = distances.ok_or_else(|| Status::failed_precondition("this node has no distances to set"))?;
+        distances.set(center, round_trip_us).map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(Response::new(proto::SetDistanceResponse {}))
     }
 }

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use cinnabar_authority_api::{CertId, MachineId, ZoneId};
+use cinnabar_daemon::rates::LimiterClock;
 use cinnabar_edge_api::Refusal;
 use cinnabar_edge_api::refusal::RefusalCode;
 use governor::middleware::NoOpMiddleware;
@@ -35,38 +36,23 @@ impl Default for SignRates {
     }
 }
 
-/// The process's clock as the limiter wants it.
-#[derive(Clone)]
-struct Seam {
-    clock: Arc<dyn cinnabar_daemon::Clock>,
-    start: Instant,
-}
-
-impl governor::clock::Clock for Seam {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        Nanos::from(self.clock.now().duration_since(self.start))
-    }
-}
-
 /// None stands for all that are not counted apart.
-type Limiter<K> = RateLimiter<Option<K>, HashMapStateStore<Option<K>>, Seam, NoOpMiddleware<Nanos>>;
+type Limiter<K> = RateLimiter<Option<K>, HashMapStateStore<Option<K>>, LimiterClock, NoOpMiddleware<Nanos>>;
 
-/// One count for each of what asks; those above the bound share one.
+/// One count for each of what asks; while there are as many as the bound, all share one.
 struct Counts<K: Hash + Eq + Clone> {
     limiter: Option<Limiter<K>>,
     swept: Mutex<Instant>,
-    seam: Seam,
+    seam: LimiterClock,
     what: &'static str,
     per_second: u32,
 }
 
 impl<K: Hash + Eq + Clone> Counts<K> {
-    fn new(what: &'static str, per_second: u32, seam: &Seam) -> Self {
+    fn new(what: &'static str, per_second: u32, seam: &LimiterClock) -> Self {
         let quota = NonZeroU32::new(per_second).map(Quota::per_second);
         let limiter = quota.map(|quota| RateLimiter::new(quota, HashMapStateStore::default(), seam.clone()));
-        Self { limiter, swept: Mutex::new(seam.start), seam: seam.clone(), what, per_second }
+        Self { limiter, swept: Mutex::new(seam.instant()), seam: seam.clone(), what, per_second }
     }
 
     fn take(&self, key: &K) -> Result<(), Refusal> {
@@ -76,7 +62,7 @@ impl<K: Hash + Eq + Clone> Counts<K> {
         };
         let limiter = self.limiter.as_ref().ok_or_else(refused)?;
         if limiter.len() >= COUNTED_MAX {
-            let now = self.seam.clock.now();
+            let now = self.seam.instant();
             let mut swept = self.swept.lock();
             if now.duration_since(*swept) >= SWEEP_EVERY {
                 *swept = now;
@@ -104,8 +90,7 @@ impl std::fmt::Debug for Rates {
 impl Rates {
     /// Counts by this clock.
     pub fn new(rates: SignRates, clock: Arc<dyn cinnabar_daemon::Clock>) -> Self {
-        let start = clock.now();
-        let seam = Seam { clock, start };
+        let seam = LimiterClock::new(clock);
         Self {
             peers: Counts::new("peer", rates.peer_per_second, &seam),
             zones: Counts::new("zone", rates.zone_per_second, &seam),
@@ -113,12 +98,19 @@ impl Rates {
         }
     }
 
-    /// A peer wants a signature.
+    /// A peer asks for something.
     ///
     /// # Errors
     /// `OVERLOADED`.
-    pub fn take(&self, peer: &MachineId, zone: &ZoneId, certificate: &CertId) -> Result<(), Refusal> {
-        self.peers.take(peer)?;
+    pub fn take_peer(&self, peer: &MachineId) -> Result<(), Refusal> {
+        self.peers.take(peer)
+    }
+
+    /// A peer wants a signature by a key that it may have used.
+    ///
+    /// # Errors
+    /// `OVERLOADED`.
+    pub fn take_key(&self, zone: &ZoneId, certificate: &CertId) -> Result<(), Refusal> {
         self.zones.take(zone)?;
         self.keys.take(&(zone.clone(), certificate.clone()))
     }
@@ -132,6 +124,11 @@ mod tests {
 
     use super::*;
 
+    fn take(rates: &Rates, peer: &MachineId, zone: &ZoneId, key: &CertId) -> Result<(), Refusal> {
+        rates.take_peer(peer)?;
+        rates.take_key(zone, key)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_peer_a_zone_and_a_key_have_their_second_each() {
         let rates = SignRates { peer_per_second: 3, zone_per_second: 4, key_per_second: 2 };
@@ -140,22 +137,22 @@ mod tests {
         let zone = |name: &str| name.parse::<ZoneId>().unwrap();
         let key = |digit: char| digit.to_string().repeat(32).parse::<CertId>().unwrap();
         let refused = |peer: &MachineId, at: &ZoneId, by: &CertId| {
-            let refusal = rates.take(peer, at, by).unwrap_err();
+            let refusal = take(&rates, peer, at, by).unwrap_err();
             assert_eq!(refusal.code, RefusalCode::Overloaded);
             refusal.message
         };
         for _ in 0..2 {
-            rates.take(&peer("a"), &zone("shop"), &key('1')).unwrap();
+            take(&rates, &peer("a"), &zone("shop"), &key('1')).unwrap();
         }
         assert!(refused(&peer("b"), &zone("shop"), &key('1')).contains("key"));
-        rates.take(&peer("a"), &zone("shop"), &key('2')).unwrap();
+        take(&rates, &peer("a"), &zone("shop"), &key('2')).unwrap();
         assert!(refused(&peer("a"), &zone("other"), &key('3')).contains("peer"));
         // The refusal by the key took its share of the zone's, too.
         assert!(refused(&peer("c"), &zone("shop"), &key('2')).contains("zone"));
-        rates.take(&peer("c"), &zone("other"), &key('3')).unwrap();
+        take(&rates, &peer("c"), &zone("other"), &key('3')).unwrap();
         tokio::time::advance(Duration::from_millis(600)).await;
-        rates.take(&peer("a"), &zone("shop"), &key('1')).unwrap();
+        take(&rates, &peer("a"), &zone("shop"), &key('1')).unwrap();
         let none = Rates::new(SignRates { peer_per_second: 0, ..SignRates::default() }, Arc::new(SystemClock));
-        assert!(none.take(&peer("a"), &zone("shop"), &key('1')).is_err());
+        assert!(take(&none, &peer("a"), &zone("shop"), &key('1')).is_err());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The road: [`SignService`] sees who calls by the connection; each request of a stream is a task of its own and answers
 //! when it is done; a service's request goes to the signer or, when this machine holds no key, to the router; a peer's
-//! goes to the signer or is refused. Order of a peer's checks: who it is, not revoked, our copy believed; `served_by`; the
+//! goes to the signer or is refused. Order of a peer's checks: who it is, not revoked, its own rate, our copy believed; `served_by`; the
 //! shape (public key, scheme); rates; the key. Law: all of them for every request, also inside a stream; no key is opened
 //! for a scheme that does not fit it; nothing of a peer's is ever passed on (one hop); every peer's request is logged.
 
@@ -25,16 +25,15 @@ use cinnabar_edge_api::proto::{self, ProbeResponse, SignAnswer, Signature};
 use cinnabar_edge_api::refusal::RefusalCode;
 use cinnabar_edge_api::{Refusal, Scheme, SignRequest};
 use futures::future::BoxFuture;
-use quick_cache::sync::Cache;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::local::check_user;
 use super::rates::Rates;
 use crate::directory::{CertRef, CertView, Holders, MachineView};
-use crate::limits::{REQUESTS_OPEN_MAX, SERVED_BY_CACHED_MAX};
+use crate::limits::REQUESTS_OPEN_MAX;
 use crate::router::Router;
 use crate::signer::metrics::{SIGNED, Where};
 use crate::signer::{Lane, SignMetrics, Signer, SigningKey, Work};
@@ -102,13 +101,10 @@ pub struct SignCounts {
     pub for_others: u64,
 }
 
-type ServedBy = (MachineId, u64, ZoneId, CertId, u64);
-
 /// See the module.
 pub struct SignService {
     itself: Weak<Self>,
     parts: SignParts,
-    served_by: Cache<ServedBy, bool>,
     open_local: Semaphore,
     open_peers: Semaphore,
     here: AtomicU64,
@@ -141,7 +137,6 @@ impl SignService {
         Arc::new_cyclic(|itself| Self {
             itself: itself.clone(),
             parts,
-            served_by: Cache::new(SERVED_BY_CACHED_MAX),
             open_local: Semaphore::new(REQUESTS_OPEN_MAX),
             open_peers: Semaphore::new(REQUESTS_OPEN_MAX),
             here: AtomicU64::new(0),
@@ -170,15 +165,7 @@ impl SignService {
                 _ => refuse(RefusalCode::NotPermitted, "only edge nodes may ask for signatures"),
             };
         }
-        let user = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-        match user.map(|user| user.uid()) {
-            Some(uid) if self.parts.uids.contains(&uid) => Ok(Caller::Local),
-            Some(uid) => {
-                tracing::warn!(uid, "a user who may not ask for signatures asked");
-                refuse(RefusalCode::NotPermitted, format!("user {uid} may not ask for signatures: allow it in `uids`"))
-            }
-            None => refuse(RefusalCode::NotPermitted, "nobody knows who asks"),
-        }
+        check_user(request, &self.parts.uids).map(|()| Caller::Local)
     }
 
     /// Makes a signature for whoever asks, or says why not. `arrived` is when the request came.
@@ -246,13 +233,13 @@ impl SignService {
         message: proto::SignRequest,
         arrived: Instant,
     ) -> Result<Signature, Refusal> {
-        let (certificate, scheme) = (message.certificate.clone(), message.scheme);
-        let trace = message.traceparent.get(3..35).unwrap_or_default().to_owned();
+        // What a peer sent goes into the log only once it is what it should be.
+        let certificate = message.certificate.parse::<CertId>().map_or("malformed".to_owned(), |id| id.to_string());
+        let (scheme, trace) = (message.scheme, message.traceparent.get(3..35).unwrap_or_default().to_owned());
         let answer = self.sign_checked(peer, message, arrived).await;
         let result = answer.as_ref().map_or_else(|refusal| refusal.word(), |_| SIGNED);
         let scheme = Scheme::from_code(scheme).map_or("none", Scheme::as_str);
-        // What a peer sent is escaped: it is not known to be what it should be.
-        let (certificate, trace) = (certificate.escape_default(), trace.escape_default());
+        let trace = trace.escape_default();
         tracing::info!(%peer, %certificate, scheme, result, trace_id = %trace, "a peer asked for a signature");
         answer
     }
@@ -264,15 +251,16 @@ impl SignService {
         arrived: Instant,
     ) -> Result<Signature, Refusal> {
         let machine = self.admitted(peer)?;
+        self.parts.rates.take_peer(peer)?;
         self.parts.records.may_sign_for_others()?;
         let request = SignRequest::try_from(message)?;
         let (zone, id) = named(&request)?;
         let cert = self.parts.records.cert(&zone, &id)?;
-        if !self.may_ask(&machine, &cert) {
+        if !Self::may_ask(&machine, &cert) {
             return refuse(RefusalCode::NotPermitted, format!("`served_by` leaves {peer} out"));
         }
         check_shape(&cert, &request)?;
-        self.parts.rates.take(peer, &zone, &id)?;
+        self.parts.rates.take_key(&zone, &id)?;
         // Its refusal is the answer: what a peer asks goes nowhere else.
         let key = self.parts.keys.key(&cert).await?;
         self.sign_here(key, request, arrived, Lane::Forwarded).await
@@ -290,17 +278,9 @@ impl SignService {
     }
 
     /// Does what was issued to the machine satisfy the certificate's `served_by`? By its newest generation.
-    fn may_ask(&self, machine: &MachineView, cert: &CertView) -> bool {
+    fn may_ask(machine: &MachineView, cert: &CertView) -> bool {
         let Some(policy) = &cert.served_by else { return true };
-        let (machine, cert) = (&machine.machine, &cert.cert);
-        let key = (machine.id.clone(), machine.version(), cert.zone.clone(), cert.id.clone(), cert.version());
-        if let Some(known) = self.served_by.get(&key) {
-            return known;
-        }
-        let attributes = machine.issued.last().and_then(|issued| issued.attributes().ok());
-        let may = attributes.is_some_and(|attributes| policy.is_satisfied_by(&attributes));
-        self.served_by.insert(key, may);
-        may
+        machine.newest().is_some_and(|attributes| policy.is_satisfied_by(attributes))
     }
 
     async fn sign_here(
@@ -331,11 +311,7 @@ impl SignService {
             return refuse(RefusalCode::NotPermitted, "only edge nodes probe");
         };
         self.admitted(&peer)?;
-        Ok(ProbeResponse {
-            machine: self.parts.me.to_string(),
-            data_center: self.parts.data_center.to_string(),
-            signs: self.parts.records.may_sign_for_others().is_ok(),
-        })
+        Ok(ProbeResponse { signs: self.parts.records.may_sign_for_others().is_ok() })
     }
 
     /// Reads a stream's requests until its end or the shutdown; each is a task of its own.

@@ -10,8 +10,7 @@ use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{
-    self, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
-    RsaEncoding,
+    self, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair, RsaEncoding,
 };
 use cinnabar_authority_api::records::KeyType;
 use cinnabar_edge_api::{Hash, Input, Scheme};
@@ -39,8 +38,6 @@ pub enum SigningKey {
     P256(EcdsaKeyPair),
     /// ECDSA on P-384.
     P384(EcdsaKeyPair),
-    /// Ed25519: for callers of the interface; no certificate of ours has one.
-    Ed25519(Ed25519KeyPair),
 }
 
 impl SigningKey {
@@ -69,13 +66,12 @@ impl SigningKey {
         matches!(self, Self::Rsa(_))
     }
 
-    /// The public half as the library encodes it: what is compared with the certificate's, after SubjectPublicKeyInfo
-    /// was made of it.
+    /// The public half as the library encodes it: RSAPublicKey in DER (RFC 8017 appendix A.1.1), or an uncompressed point
+    /// (SEC 1 section 2.3.3).
     pub fn public_key(&self) -> &[u8] {
         match self {
             Self::Rsa(key) => key.public_key().as_ref(),
             Self::P256(key) | Self::P384(key) => key.public_key().as_ref(),
-            Self::Ed25519(key) => key.public_key().as_ref(),
         }
     }
 
@@ -87,7 +83,6 @@ impl SigningKey {
         let der: Result<PublicKeyX509Der<'_>, _> = match self {
             Self::Rsa(key) => key.public_key().as_der(),
             Self::P256(key) | Self::P384(key) => key.public_key().as_der(),
-            Self::Ed25519(key) => key.public_key().as_der(),
         };
         Ok(der.map_err(|_| KeyError::Library)?.as_ref().to_vec())
     }
@@ -121,10 +116,6 @@ impl SigningKey {
                 };
                 Ok(signature.map_err(library)?.as_ref().to_vec())
             }
-            (Self::Ed25519(key), Scheme::Ed25519) => match input {
-                Input::Message(message) => Ok(key.sign(message).as_ref().to_vec()),
-                Input::Digest(_) => Err(KeyError::Scheme),
-            },
             _ => Err(KeyError::Scheme),
         }
     }
@@ -158,7 +149,6 @@ impl fmt::Debug for SigningKey {
             Self::Rsa(_) => "SigningKey(RSA)",
             Self::P256(_) => "SigningKey(P-256)",
             Self::P384(_) => "SigningKey(P-384)",
-            Self::Ed25519(_) => "SigningKey(Ed25519)",
         })
     }
 }

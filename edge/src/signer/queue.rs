@@ -1,6 +1,6 @@
 //! Signatures in their queues: RSA and elliptic curves apart, what this machine asks before what its peers ask.
 //!
-//! The road: [`Signer::sign`] checks the deadline; P-256 and Ed25519 are signed on the caller's thread (20 us: handing
+//! The road: [`Signer::sign`] checks the deadline; P-256 is signed on the caller's thread (20 us: handing
 //! over and back costs a third of that) as long as a core is free of it, a peer's only with half of the cores free; whoever
 //! signs a peer's so also signs a few of what waits meanwhile, in its order; everything else waits in a lane for a worker,
 //! one for each core and kind. Law: a full lane refuses at once, what is past its deadline or has nobody waiting is dropped
@@ -63,7 +63,7 @@ impl Work {
 
     /// Cheap enough for the thread that asks.
     fn is_cheap(&self) -> bool {
-        matches!(*self.key, SigningKey::P256(_) | SigningKey::Ed25519(_))
+        matches!(*self.key, SigningKey::P256(_))
     }
 }
 

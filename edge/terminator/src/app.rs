@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cinnabar_daemon::env::BoxIo;
 use cinnabar_daemon::health::{self, Health};
+use cinnabar_daemon::mtls::is_of_the_peer;
 use cinnabar_daemon::shutdown::Drained;
 use cinnabar_daemon::{Admin, Env, ProcessError, Shutdown, telemetry};
 use cinnabar_edge_api::client::{CALL_MAX, EdgeClient};
@@ -65,21 +66,6 @@ pub fn run_process(mut conf: TerminatorConfig, version: &str, threads: usize) ->
         }
         started.run(version).await
     })
-}
-
-/// Runs a terminator until it is told to stop, inside a runtime; the user stays who started it.
-///
-/// # Errors
-/// [`ProcessError`] with its exit code; also when the configuration names a user and root started it.
-pub async fn run(conf: TerminatorConfig, version: &str) -> Result<(), ProcessError> {
-    conf.check().map_err(ProcessError::config)?;
-    if let Some(user) = &conf.user {
-        // The process has its threads already, so that this refuses when it would have something to do.
-        become_user(user).map_err(ProcessError::config)?;
-    }
-    let env = Env::system();
-    let listeners = listen(&conf, &env)?;
-    Terminator::start(conf, env, listeners)?.run(version).await
 }
 
 fn listen(conf: &TerminatorConfig, env: &Env) -> Result<Vec<TcpListener>, ProcessError> {
@@ -225,11 +211,6 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, local: SocketAddr) {
             }
         }
     }
-}
-
-fn is_of_the_peer(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 impl Shared {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use cinnabar_daemon::LogFormat;
 use cinnabar_daemon::config::DurationMs;
-use cinnabar_daemon::telemetry::LOG_FILTER_DEFAULT;
+pub use cinnabar_daemon::config::Invalid;
+pub use cinnabar_daemon::telemetry::LogConfig;
 use cinnabar_edge_api::limits::{BUDGET_MAX, STREAM_OPEN_MAX};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -46,22 +46,6 @@ pub struct TerminatorConfig {
     /// Bounds.
     #[serde(default)]
     pub limits: LimitsConfig,
-}
-
-/// How the log looks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogConfig {
-    /// `text` or `json`.
-    pub format: LogFormat,
-    /// A level, or `target=level` pairs.
-    pub filter: String,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { format: LogFormat::default(), filter: LOG_FILTER_DEFAULT.to_owned() }
-    }
 }
 
 /// Bounds that an operator may set.
@@ -157,18 +141,8 @@ impl<'de> Deserialize<'de> for Upstream {
     }
 }
 
-/// A value that the file's form cannot rule out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct Invalid {
-    /// The field.
-    pub field: &'static str,
-    /// What is wrong, and what would be right.
-    pub problem: String,
-}
-
 fn invalid(field: &'static str, problem: impl Into<String>) -> Result<(), Invalid> {
-    Err(Invalid { field, problem: problem.into() })
+    Err(Invalid::new(field, problem))
 }
 
 fn within(field: &'static str, value: DurationMs, least: u64, most: u64) -> Result<(), Invalid> {

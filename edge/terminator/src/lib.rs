@@ -18,5 +18,5 @@ pub mod tickets;
 pub mod upstream;
 pub mod user;
 
-pub use app::{run, run_process};
+pub use app::run_process;
 pub use config::TerminatorConfig;

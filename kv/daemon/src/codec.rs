@@ -77,18 +77,9 @@ pub fn decode<T: DeserializeOwned, const LIMIT: usize>(
     format: u8,
     bytes: &[u8],
 ) -> Result<T, CodecError> {
-    if bytes.is_empty() || bytes.len() > LIMIT {
-        return Err(CodecError::Length { what, most: LIMIT, actual: bytes.len() });
-    }
-    if bytes[0] != format {
-        return Err(CodecError::UnknownFormat { what, expected: format, actual: bytes[0] });
-    }
-    let config = CONFIG.with_limit::<LIMIT>();
-    let (value, used) = bincode::serde::decode_from_slice(&bytes[1..], config)
-        .map_err(|error| CodecError::Malformed { what, problem: error.to_string() })?;
-    match bytes.len() - 1 - used {
-        0 => Ok(value),
-        bytes => Err(CodecError::LeftOver { what, bytes }),
+    match read::<T, LIMIT>(what, format, bytes)? {
+        (value, 0) => Ok(value),
+        (_, bytes) => Err(CodecError::LeftOver { what, bytes }),
     }
 }
 
@@ -102,6 +93,15 @@ pub fn decode_start<T: DeserializeOwned, const LIMIT: usize>(
     format: u8,
     bytes: &[u8],
 ) -> Result<T, CodecError> {
+    read::<T, LIMIT>(what, format, bytes).map(|(value, _)| value)
+}
+
+/// The value that the bytes begin with, and how many are left over.
+fn read<T: DeserializeOwned, const LIMIT: usize>(
+    what: &'static str,
+    format: u8,
+    bytes: &[u8],
+) -> Result<(T, usize), CodecError> {
     if bytes.is_empty() || bytes.len() > LIMIT {
         return Err(CodecError::Length { what, most: LIMIT, actual: bytes.len() });
     }
@@ -109,7 +109,7 @@ pub fn decode_start<T: DeserializeOwned, const LIMIT: usize>(
         return Err(CodecError::UnknownFormat { what, expected: format, actual: bytes[0] });
     }
     let config = CONFIG.with_limit::<LIMIT>();
-    let (value, _) = bincode::serde::decode_from_slice(&bytes[1..], config)
+    let (value, used) = bincode::serde::decode_from_slice(&bytes[1..], config)
         .map_err(|error| CodecError::Malformed { what, problem: error.to_string() })?;
-    Ok(value)
+    Ok((value, bytes.len() - 1 - used))
 }

@@ -94,6 +94,23 @@ fn did_you_mean(hint: Option<&String>) -> String {
     hint.map(|hint| format!("; did you mean `{hint}`?")).unwrap_or_default()
 }
 
+/// A value that the file's form cannot rule out, found once the whole is read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct Invalid {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+impl Invalid {
+    /// A fault of a field.
+    pub fn new(field: &'static str, problem: impl Into<String>) -> Self {
+        Self { field, problem: problem.into() }
+    }
+}
+
 impl ConfigError {
     /// The exit code of a process that stops for this.
     #[must_use]

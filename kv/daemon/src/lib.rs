@@ -15,6 +15,7 @@ pub mod codec;
 pub mod config;
 pub mod env;
 pub mod file;
+pub mod grpc;
 pub mod health;
 pub mod id;
 pub mod memory;
@@ -22,6 +23,7 @@ pub mod mtls;
 pub mod pki;
 pub mod process;
 pub mod random;
+pub mod rates;
 pub mod shutdown;
 pub mod telemetry;
 

@@ -34,7 +34,7 @@ use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 
-pub use self::acceptor::{Acceptor, AcceptorLimits, handshake_result};
+pub use self::acceptor::{Acceptor, AcceptorLimits, handshake_result, is_of_the_peer};
 pub use self::channel::{ClientIo, uds_channel};
 pub use self::io::{PeerInfo, TlsIo};
 pub use self::signed::{CONTEXT, SIGNATURE_BYTES_MAX, Signature, VERIFIED_CERTIFICATES_MAX, VerifiedCertificates};

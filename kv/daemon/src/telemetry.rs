@@ -44,6 +44,22 @@ pub enum LogFormat {
     Json,
 }
 
+/// How the log looks, where a process has no wish of its own for the default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// A level, or `target=level` pairs.
+    pub filter: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), filter: LOG_FILTER_DEFAULT.to_owned() }
+    }
+}
+
 /// Why logging or metrics could not start. The operator's fault for a filter, ours for a second start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -7,12 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cinnabar_daemon::Env;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
@@ -41,7 +39,15 @@ pub struct Visitor {
     ca: PathBuf,
     curl: bool,
     config: Arc<ClientConfig>,
-    verifier: Arc<WebPkiServerVerifier>,
+    roots: Arc<RootCertStore>,
+}
+
+/// TLS 1.3 by this provider.
+fn config(provider: CryptoProvider, roots: Arc<RootCertStore>) -> Result<Arc<ClientConfig>, CliError> {
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| CliError::Failed(error.to_string()))?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// Is there a curl?
@@ -62,7 +68,9 @@ fn visit(head: &str, handshake_ms: f64) -> Result<Visit, String> {
     }
     let signed_by = header(head, "x-cinnabar-signed-by").ok_or("no x-cinnabar-signed-by")?;
     let micros = header(head, "x-cinnabar-signature-us").and_then(|text| text.parse::<f64>().ok());
-    let signed_by = if signed_by == "resumed" { String::new() } else { signed_by.to_owned() };
+    // `data centre/machine`.
+    let data_center = signed_by.split('/').next().unwrap_or_default();
+    let signed_by = if signed_by == "resumed" { String::new() } else { data_center.to_owned() };
     Ok(Visit { signed_by, signature_ms: micros.unwrap_or(0.0) / 1000.0, handshake_ms })
 }
 
@@ -75,14 +83,9 @@ impl Visitor {
             let certificate = certificate.map_err(|error| CliError::file(ca, error))?;
             roots.add(certificate).map_err(|error| CliError::file(ca, error))?;
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| CliError::Failed(error.to_string()))?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        let verifier = verifier.map_err(|error| CliError::Failed(error.to_string()))?;
-        let config = Arc::new(config.with_webpki_verifier(verifier.clone()).with_no_client_auth());
-        Ok(Self { ca: ca.to_owned(), curl, config, verifier })
+        let roots = Arc::new(roots);
+        let config = config(rustls::crypto::aws_lc_rs::default_provider(), roots.clone())?;
+        Ok(Self { ca: ca.to_owned(), curl, config, roots })
     }
 
     /// Does it visit by curl?
@@ -136,7 +139,7 @@ impl Visitor {
     }
 
     fn built_in_twice(&self, host: &str, at: SocketAddr, rsa: bool) -> Result<(Visit, Visit), String> {
-        let visitor = if rsa { self.only_rsa() } else { self.clone() };
+        let visitor = if rsa { self.only_rsa().map_err(|error| error.to_string())? } else { self.clone() };
         let both = block_on(async {
             let first = visitor.once(host, at).await;
             let second = visitor.once(host, at).await;
@@ -154,14 +157,15 @@ impl Visitor {
         }
     }
 
-    /// A visitor like this one that verifies RSA signatures alone, and so is shown the RSA certificate.
-    fn only_rsa(&self) -> Self {
-        let mut config = (*self.config).clone();
-        config.resumption = rustls::client::Resumption::default();
-        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        let verifier = OnlyRsa { inner: self.verifier.clone(), algorithms };
-        config.dangerous().set_certificate_verifier(Arc::new(verifier));
-        Self { config: Arc::new(config), ..self.clone() }
+    /// A visitor like this one that verifies handshakes' RSA signatures alone, and so is shown the RSA certificate.
+    fn only_rsa(&self) -> Result<Self, CliError> {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        let known = provider.signature_verification_algorithms.mapping;
+        // They stand together, and last.
+        let is_rsa = |scheme: SignatureScheme| format!("{scheme:?}").starts_with("RSA_");
+        let first = known.iter().position(|(scheme, _)| is_rsa(*scheme)).unwrap_or(known.len());
+        provider.signature_verification_algorithms.mapping = &known[first..];
+        Ok(Self { config: config(provider, self.roots.clone())?, ..self.clone() })
     }
 
     /// A visitor like this one that remembers no session.
@@ -185,47 +189,5 @@ impl Visitor {
         let mut answer = Vec::new();
         tls.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await.map_err(|error| text(&error))?;
         visit(&String::from_utf8_lossy(&answer), handshake_ms)
-    }
-}
-
-/// Verifies as the web does, and offers RSA alone.
-#[derive(Debug)]
-struct OnlyRsa {
-    inner: Arc<WebPkiServerVerifier>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for OnlyRsa {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        rest: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.inner.verify_server_cert(leaf, rest, name, ocsp, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, leaf, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, leaf, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PSS_SHA384]
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use cinnabar_daemon::config::ENV_PREFIX;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +79,15 @@ impl Process {
     }
 }
 
+/// Takes out of a command's environment what would be configuration to our programs.
+pub fn free_of_ours(command: &mut Command) {
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with(ENV_PREFIX) {
+            command.env_remove(variable);
+        }
+    }
+}
+
 /// Starts a program in a folder; what it writes goes to `log`. It outlives this command.
 pub fn start(
     name: &str,
@@ -90,11 +100,7 @@ pub fn start(
     let error = out.try_clone().map_err(|error| CliError::file(&log, error))?;
     let mut command = Command::new(program);
     command.args(args).current_dir(dir).stdin(Stdio::null()).stdout(out).stderr(error).process_group(0);
-    for (variable, _) in std::env::vars_os() {
-        if variable.to_string_lossy().starts_with("CINNABAR_") {
-            command.env_remove(variable);
-        }
-    }
+    free_of_ours(&mut command);
     let child = command.spawn().map_err(|error| CliError::file(program, error))?;
     let pid = i32::try_from(child.id()).map_err(|_| CliError::Failed("a process id past 2^31".to_owned()))?;
     let started = started_at(pid).ok_or_else(|| CliError::Failed(format!("{name} ended at once")))?;

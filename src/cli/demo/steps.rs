@@ -7,9 +7,9 @@ use cinnabar_daemon::Env;
 
 use super::customer::{self, HOST, POLICY};
 use super::probe::{Visit, Visitor};
-use super::say;
 use super::sites::{SITES, Site};
 use super::world::World;
+use super::{mark, say};
 use crate::cli::connect::block_on;
 use crate::cli::error::CliError;
 
@@ -25,6 +25,8 @@ const SERVED_MAX: Duration = Duration::from_secs(20);
 const REFUSED_MAX: Duration = Duration::from_secs(20);
 /// How long is visited after a data centre is lost.
 const AFTER_LOSS: Duration = Duration::from_secs(6);
+/// Exit code of a command whose policy is refused.
+const EXIT_POLICY: i32 = 6;
 /// Pause between visits of one data centre then.
 const VISIT_EVERY: Duration = Duration::from_millis(50);
 
@@ -33,7 +35,7 @@ fn failed(problem: impl Into<String>) -> CliError {
 }
 
 fn at(world: &World, id: &str) -> SocketAddr {
-    let n = SITES.iter().position(|site| site.id == id).unwrap_or(0);
+    let n = SITES.iter().position(|site| site.id == id).expect("only names of SITES are asked for");
     world.places[n].visitors
 }
 
@@ -94,7 +96,7 @@ pub fn visits(world: &World, visitor: &Visitor, rsa: bool) -> Result<(), CliErro
         let visited = visitor.twice(HOST, place.visitors, rsa);
         let (first, second) = visited.map_err(|problem| failed(format!("{}: {problem}", site.id)))?;
         let holds = HOLDERS.contains(&site.id);
-        let by = first.signed_by.split('/').next().unwrap_or_default();
+        let by = first.signed_by.as_str();
         let resumed = match rsa && visitor.uses_curl() {
             true => "-".to_owned(),
             false => format!("{:.1}", second.handshake_ms),
@@ -127,21 +129,22 @@ fn excluded(site: &Site) -> &'static str {
 pub fn mistakes(world: &World) -> Result<(), CliError> {
     say("3  Mistakes are caught before anything is stored")?;
     let cases = [
-        ("(country: US) and (region: EU)", "error[no-data-centre]", "did you mean `or`?"),
-        ("(region: EU) (not country: FR)", "error[left-over]", "^ join the two parts"),
-        ("country: DE", "few-holders", "country: DE"),
+        ("(country: US) and (region: EU)", "error[no-data-centre]", "did you mean `or`?", EXIT_POLICY),
+        ("(region: EU) (not country: FR)", "error[left-over]", "^ join the two parts", EXIT_POLICY),
+        ("country: DE", "[few-holders]", "Only 1 data centre would hold this key.", 0),
     ];
-    for (policy, code, hint) in cases {
+    for (policy, code, hint, exit) in cases {
         say(format!("   $ cinnabar policy check '{policy}'"))?;
         let output = customer::customers_command(world, &["policy", "check", policy]).output();
         let output = output.map_err(|error| failed(error.to_string()))?;
+        let ended = output.status.code();
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         for line in text.lines() {
             say(format!("   {line}"))?;
         }
-        if !text.contains(code) || !text.contains(hint) {
-            return Err(failed(format!("`{policy}`: expected {code}")));
+        if !text.contains(code) || !text.contains(hint) || ended != Some(exit) {
+            return Err(failed(format!("`{policy}`: expected {code} and exit code {exit}, not {ended:?}")));
         }
     }
     say("")
@@ -201,10 +204,6 @@ pub fn lose(world: &mut World, visitor: &Visitor) -> Result<(), CliError> {
     }
 }
 
-fn mark(holds: bool) -> &'static str {
-    if holds { "✔" } else { "✘" }
-}
-
 /// Who signs for a data centre, and how long a handshake there takes.
 struct Asked {
     id: &'static str,
@@ -217,8 +216,7 @@ fn signers(world: &World, visitor: &Visitor, without: &str) -> Result<Vec<Asked>
     let sites = SITES.iter().filter(|site| site.id != without);
     let asked = sites.map(|site| {
         let seen = visit(visitor, at(world, site.id)).map_err(|problem| failed(format!("{}: {problem}", site.id)))?;
-        let by = seen.signed_by.split('/').next().unwrap_or_default().to_owned();
-        Ok(Asked { id: site.id, by, handshake_ms: seen.handshake_ms })
+        Ok(Asked { id: site.id, by: seen.signed_by, handshake_ms: seen.handshake_ms })
     });
     asked.collect()
 }

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use cinnabar_daemon::Env;
+use cinnabar_daemon::{Env, file};
 use serde_json::{Value, json};
 
 use super::processes::{self, Process, Started};
@@ -22,6 +21,8 @@ pub const READY_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What `cluster.json` is called.
 pub const FILE: &str = "cluster.json";
+/// What marks a folder as a demonstration's, also after its end.
+const MARK: &str = "DEMONSTRATION";
 
 /// Where a data centre is reached.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +99,20 @@ pub fn run(command: &mut Command) -> Result<String, CliError> {
     Err(CliError::Failed(format!("{shown}\n{}", String::from_utf8_lossy(&output.stderr).trim_end())))
 }
 
+/// Empties the folder of an earlier demonstration. Nobody else's is touched.
+fn begin_anew(dir: &Path) -> Result<(), CliError> {
+    let failed = |error| CliError::file(dir, error);
+    let mark = dir.join(MARK);
+    if !mark.exists() && dir.exists() && fs::read_dir(dir).map_err(failed)?.next().is_some() {
+        return Err(CliError::file(dir, "not empty, and not of a demonstration: name another folder with --dir"));
+    }
+    if dir.exists() {
+        fs::remove_dir_all(dir).map_err(failed)?;
+    }
+    fs::create_dir_all(dir).map_err(failed)?;
+    fs::write(&mark, "A demonstration of cinnabar: the next one removes this folder.\n").map_err(failed)
+}
+
 impl World {
     /// Prepares a new folder.
     pub fn new(dir: &Path) -> Result<Self, CliError> {
@@ -111,9 +126,7 @@ impl World {
         if dir.join(FILE).exists() {
             down(dir)?;
         }
-        if dir.exists() {
-            fs::remove_dir_all(dir).map_err(|error| CliError::file(dir, error))?;
-        }
+        begin_anew(dir)?;
         fs::create_dir_all(dir.join("certs")).map_err(|error| CliError::file(dir, error))?;
         let dir = fs::canonicalize(dir).map_err(|error| CliError::file(dir, error))?;
         let mut places = Vec::new();
@@ -138,8 +151,8 @@ impl World {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|error| CliError::file(folder, error))?;
         }
-        fs::write(&path, text).map_err(|error| CliError::file(&path, error))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|error| CliError::file(&path, error))?;
+        file::write_synced(&path, text.as_bytes(), file::PRIVATE, true)
+            .map_err(|error| CliError::file(&path, error))?;
         Ok(path)
     }
 
@@ -147,6 +160,15 @@ impl World {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.cinnabar);
         command.args(args).current_dir(&self.dir).env("XDG_CONFIG_HOME", self.path("home"));
+        processes::free_of_ours(&mut command);
+        command
+    }
+
+    /// A command of the authority's own.
+    fn authority_command(&self) -> Command {
+        let mut command = Command::new(&self.authority);
+        command.current_dir(&self.dir);
+        processes::free_of_ours(&mut command);
         command
     }
 
@@ -233,8 +255,8 @@ impl World {
         };
         self.write("authority/passphrase", &passphrase)?;
         let own = |args: &[&str]| {
-            let mut command = Command::new(&self.authority);
-            command.current_dir(&self.dir).args(args).args(["--passphrase-file", "authority/passphrase"]);
+            let mut command = self.authority_command();
+            command.args(args).args(["--passphrase-file", "authority/passphrase"]);
             run(&mut command)
         };
         own(&["init", "--demo", "--cluster", CLUSTER, "--dir", "authority/keys"])?;
@@ -330,8 +352,8 @@ impl World {
         let args = ["serve", "--config", &file, "--passphrase-file", "authority/passphrase"];
         self.start("authority", "authority", &program, &args)?;
         self.wait("the authority is ready", |_| super::ready(admin))?;
-        let mut unseal = Command::new(&self.authority);
-        unseal.current_dir(&self.dir).args(["unseal", "--dir", "authority/keys", "--for", "1h"]);
+        let mut unseal = self.authority_command();
+        unseal.args(["unseal", "--dir", "authority/keys", "--for", "1h"]);
         run(unseal.args(["--passphrase-file", "authority/passphrase"])).map(drop)
     }
 }
@@ -424,6 +446,6 @@ impl World {
         super::say(format!("  {}", visitor.shown(super::customer::HOST, self.places[nrt].visitors)))?;
         super::say(format!("  cinnabar explain shop.example --edge-socket {}", self.path("cdg/sign.sock").display()))?;
         super::say(format!("  redis-cli -s {} GET sni/shop.example", self.path("nrt/resp.sock").display()))?;
-        super::say("  make demo-down")
+        super::say(format!("  {} demo down --dir {}", self.cinnabar.display(), self.dir.display()))
     }
 }

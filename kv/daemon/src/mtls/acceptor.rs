@@ -112,7 +112,6 @@ async fn accept(listener: TcpListener, handshaker: Arc<Handshaker>) {
             Ok((socket, peer_addr)) => {
                 tasks.spawn(Arc::clone(&handshaker).run(socket, peer_addr, open, handshake));
             }
-            // The peer went away before we looked; there may be a thousand more of those.
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
                 counter!(names::ACCEPT_ERRORS).increment(1);
@@ -123,7 +122,8 @@ async fn accept(listener: TcpListener, handshaker: Arc<Handshaker>) {
     }
 }
 
-fn is_of_the_peer(error: &io::Error) -> bool {
+/// Is an error of `accept` only that the peer went away before we looked? There may be a thousand more of those.
+pub fn is_of_the_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

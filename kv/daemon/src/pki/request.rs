@@ -7,7 +7,9 @@
 
 use std::fmt;
 
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SubjectPublicKeyInfo};
+use rcgen::{
+    CertificateParams, CertificateSigningRequest, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SubjectPublicKeyInfo,
+};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer;
@@ -89,6 +91,8 @@ pub struct NewKey {
     pub key_pem: Zeroizing<String>,
     /// The request, DER; it names nobody.
     pub request_der: Vec<u8>,
+    /// The same, PEM.
+    pub request_pem: String,
 }
 
 impl NewKey {
@@ -98,7 +102,9 @@ impl NewKey {
     /// [`PkiError::Library`].
     pub fn generate() -> Result<Self, PkiError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        Ok(Self { request_der: request(&key)?, key_pem: Zeroizing::new(key.serialize_pem()) })
+        let request = request(&key)?;
+        let request_pem = request.pem()?;
+        Ok(Self { request_der: request.der().to_vec(), request_pem, key_pem: Zeroizing::new(key.serialize_pem()) })
     }
 
     /// The request for another certificate of a key that is in use (PKCS #8 PEM).
@@ -106,15 +112,15 @@ impl NewKey {
     /// # Errors
     /// [`PkiError::Library`], also for what is no key.
     pub fn request_again(key_pem: &str) -> Result<Vec<u8>, PkiError> {
-        request(&KeyPair::from_pem(key_pem)?)
+        Ok(request(&KeyPair::from_pem(key_pem)?)?.der().to_vec())
     }
 }
 
-/// A request, DER, that names nobody.
-fn request(key: &KeyPair) -> Result<Vec<u8>, PkiError> {
+/// A request that names nobody.
+fn request(key: &KeyPair) -> Result<CertificateSigningRequest, PkiError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    Ok(params.serialize_request(key)?.der().to_vec())
+    Ok(params.serialize_request(key)?)
 }
 
 impl fmt::Debug for NewKey {
