@@ -197,6 +197,11 @@ impl TerminatorConfig {
         if bounds.handshakes > bounds.connections {
             return invalid("limits.handshakes", "must not be more than limits.connections");
         }
+        // Each listener that waits for a connection holds a place for it: with fewer, one of them would never accept.
+        if bounds.handshakes < self.listen.len() {
+            let listening = self.listen.len();
+            return invalid("limits.handshakes", format!("must be at least the {listening} addresses of listen"));
+        }
         if bounds.handshakes > STREAM_OPEN_MAX {
             return invalid("limits.handshakes", format!("is {}, at most {STREAM_OPEN_MAX}", bounds.handshakes));
         }
@@ -251,6 +256,7 @@ mod tests {
         assert_eq!(field(&|c| c.alpn = vec![String::new()]), "alpn");
         assert_eq!(field(&|c| c.limits.handshakes = 0), "limits.handshakes");
         assert_eq!(field(&|c| c.limits.connections = 1), "limits.handshakes");
+        assert_eq!(field(&|c| (c.listen, c.limits.handshakes) = (c.listen.repeat(2), 1)), "limits.handshakes");
         assert_eq!(field(&|c| c.limits.handshake_time.0 = 31_000), "limits.handshake_time");
         assert_eq!(field(&|c| c.limits.blinding_time.0 = 1500), "limits.blinding_time");
         assert_eq!(field(&|c| c.limits.ticket_key_life.0 = 0), "limits.ticket_key_life");

@@ -189,7 +189,9 @@ impl Terminator {
     pub async fn metric(&self, name: &str, with: &[&str]) -> f64 {
         let page = self.page("/metrics").await;
         let lines = page.lines().filter(|line| line.starts_with(name) && with.iter().all(|word| line.contains(word)));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        let values: Vec<f64> = lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        assert!(!values.is_empty(), "no metric {name} {with:?}");
+        values.iter().sum()
     }
 
     /// Waits until a metric has at least this value.
