@@ -24,7 +24,7 @@ pub const KEY_BYTES: usize = PREFIX.len() + 8;
 /// Bytes of a value.
 pub const VALUE_BYTES: usize = 256;
 /// Records of one batch, under the most operations that a write may have.
-const BATCH: u64 = 1000;
+const BATCH: u64 = 250;
 /// Batches under way at once.
 pub const LOADERS: usize = 8;
 

@@ -21,7 +21,7 @@ use crate::report::{hundredths, row};
 
 const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
 /// Records of one batch while loading: as many as a node's flusher moves at once.
-const BATCH: u64 = 128;
+const BATCH: u64 = 400;
 /// Time between two moments at which what was written becomes durable.
 const DURABLE_EVERY: Duration = Duration::from_secs(1);
 

@@ -31,6 +31,9 @@ pub const INLINE_BYTES_MAX: usize = 4 * 1024;
 pub const PENDING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Records that one engine batch may hold unless one range alone has more; readers that miss the cache wait for it.
 pub const BATCH_RECORDS: usize = 512;
+/// Bytes of keys and values likewise. sled's file grows with the size of its batches: in batches of 128 KiB it takes some
+/// twice the live bytes, of 512 KiB nearly four times.
+pub const BATCH_BYTES: usize = 128 * 1024;
 /// Time for which applied ranges are gathered into one engine batch, in milliseconds.
 pub const GATHER_MS: u64 = 50;
 /// Bytes of the read cache.
@@ -88,7 +91,7 @@ pub const SNAPSHOT_FILES_MAX: usize = 2;
 pub const SNAPSHOT_REUSE_MS: u64 = 60_000;
 /// Time after which a finished snapshot file that nobody asked for is removed, in milliseconds; a fetch that was cut
 /// for longer begins anew.
-pub const SNAPSHOT_IDLE_MS_MAX: u64 = 10 * 60 * 1000;
+pub const SNAPSHOT_IDLE_MS_MAX: u64 = 2 * 60 * 1000;
 /// Bytes of the buffers through which snapshot files are written and read.
 pub const SNAPSHOT_BUFFER_BYTES: usize = 256 * 1024;
 /// Bytes of records gathered into one engine batch while a snapshot is imported.

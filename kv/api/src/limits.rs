@@ -15,7 +15,7 @@ pub const COMMAND_BYTES_MAX: usize = BATCH_BYTES_MAX + (BATCH_OPS_MAX + BATCH_CO
 /// Bytes of one log entry's payload: a command, or a membership of a few nodes.
 pub const PAYLOAD_BYTES_MAX: usize = COMMAND_BYTES_MAX + 1;
 /// Bytes of entries in one frame; one entry alone may be larger.
-pub const FRAME_BYTES_TARGET: usize = 1024 * 1024;
+pub const FRAME_BYTES_TARGET: usize = 128 * 1024;
 /// Entries in one frame.
 pub const FRAME_ENTRIES_MAX: usize = 4096;
 /// Bytes of one encoded frame.

@@ -20,7 +20,7 @@ use super::Pending;
 use super::hash::{Digest, Space};
 use super::meta::{META_KEY, Meta};
 use super::record::{self, Record};
-use crate::limits::{BATCH_RECORDS, GATHER_MS};
+use crate::limits::{BATCH_BYTES, BATCH_RECORDS, GATHER_MS};
 use crate::store::{Engine, StoreError};
 
 /// One record of a range, as it goes to the engine.
@@ -41,11 +41,38 @@ pub(super) struct Range {
     pub records: Vec<Stored>,
 }
 
+/// How much an engine batch has, or ranges that wait for one.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Load {
+    records: usize,
+    /// Of keys and values.
+    bytes: usize,
+}
+
+impl Load {
+    fn of(range: &Range) -> Self {
+        let length = |stored: &Stored| stored.key.len() + stored.new.as_ref().map_or(0, |record| record.value.len());
+        Self { records: range.records.len(), bytes: range.records.iter().map(length).sum() }
+    }
+
+    fn with(self, other: Self) -> Self {
+        Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
+    }
+
+    fn without(self, other: Self) -> Self {
+        Self { records: self.records - other.records, bytes: self.bytes - other.bytes }
+    }
+
+    fn fits(self) -> bool {
+        self.records <= BATCH_RECORDS && self.bytes <= BATCH_BYTES
+    }
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     ranges: VecDeque<Range>,
-    /// Records of the ranges.
-    records: usize,
+    /// Of the ranges.
+    load: Load,
     /// Those who wait for the engine: with any, nothing is gathered.
     waiting: usize,
     /// The thread is committing what it took.
@@ -102,7 +129,7 @@ impl Flusher {
     /// Queues a range; waits while there is no room.
     pub(super) fn push(&self, range: Range, has_room: impl Fn() -> bool) -> Result<(), StoreError> {
         let mut queue = self.shared.queue.lock();
-        queue.records += range.records.len();
+        queue.load = queue.load.with(Load::of(&range));
         queue.ranges.push_back(range);
         // One that gathers is woken only when it has enough.
         if queue.ranges.len() == 1 || queue.is_full() {
@@ -154,20 +181,20 @@ impl Flusher {
 
 impl Queue {
     fn is_full(&self) -> bool {
-        self.records >= BATCH_RECORDS
+        self.load.records >= BATCH_RECORDS || self.load.bytes >= BATCH_BYTES
     }
 
     /// The ranges of the next batch.
     fn take(&mut self) -> Vec<Range> {
         let mut taken: Vec<Range> = Vec::new();
-        let mut records = 0;
-        while let Some(next) = self.ranges.front()
-            && (taken.is_empty() || records + next.records.len() <= BATCH_RECORDS)
+        let mut load = Load::default();
+        while let Some(next) = self.ranges.front().map(Load::of)
+            && (taken.is_empty() || load.with(next).fits())
         {
-            records += next.records.len();
+            load = load.with(next);
             taken.extend(self.ranges.pop_front());
         }
-        self.records -= records;
+        self.load = self.load.without(load);
         taken
     }
 }
