@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
-use super::rig::Rig;
+use super::machines::Machine;
+use super::rig::{INVENTORY, Rig};
 use crate::harness::process::Failed;
 
 /// Keeps a token in a file.
@@ -75,4 +76,72 @@ fn who_did_what(rig: &Rig, id: &str) {
     for act in ["create operator token", "create token", "revoke operator token"] {
         assert_eq!(acted(act), ["operator carol"], "{act}: {log}");
     }
+}
+
+/// A data centre that joins, and a set of standards that it alone is in.
+const MORE: &str = r#"
+[[data_center]]
+id = "waw"
+country = "PL"
+attributes = { region = ["EEUR"], standard = ["pci"] }
+[[machine]]
+id = "waw-1"
+data_center = "waw"
+"#;
+const STANDARD: &str = "[labels.standard]\nmembers = [\"pci\"]\n";
+
+/// What of the two files is in use: the schema as the store has it, the data centres, the machines.
+fn in_use(rig: &Rig) -> [Json; 3] {
+    [["schema", "show"], ["dc", "list"], ["machine", "list"]].map(|args| rig.operate(&args).unwrap())
+}
+
+/// Inventory and schema that grew count after a SIGHUP; files that do not parse, do not fit each other or take something
+/// away change nothing. `machine` is one that was enrolled before.
+pub fn reload(rig: &mut Rig, machine: &Machine) {
+    let check = |rig: &Rig, policy: &str| {
+        let told = rig.operate(&["policy", "check", policy]);
+        told.map_err(|failed| refused(Err(failed)))
+    };
+    assert_eq!(check(rig, "standard: pci").unwrap_err(), (Some(6), "unknown-label".to_owned()));
+    let unknown = refused(rig.operate(&["machine", "token", "waw-1"]).map(|told| told.to_string()));
+    assert_eq!(unknown.1, "machine-unknown");
+    write(rig, &format!("{INVENTORY}{MORE}"), STANDARD);
+    let told = rig.reload();
+    assert!(told.contains("INFO") && told.contains("were read again"), "{told}");
+    let center = |center: &Json| center["id"] == "waw" && center["country"] == "PL";
+    let [schema, centers, _] = in_use(rig);
+    assert_eq!((schema["version"].as_u64(), &schema["labels"]["standard"]["members"][0]), (Some(2), &"pci".into()));
+    assert!(centers["data_centers"].as_array().unwrap().iter().any(center), "{centers}");
+
+    let waw = Machine::enrol(rig, "waw-1");
+    assert!(waw.key(rig).attributes().has("standard_pci", "1"));
+    // The label counts once every machine's key has it.
+    assert_eq!(check(rig, "standard: pci").unwrap_err(), (Some(6), "not-issued-yet".to_owned()));
+    assert!(machine.key(rig).attributes().has("standard_pci", "0"));
+    let held = check(rig, "standard: pci").unwrap();
+    assert_eq!(held["holders"]["data_centers"], serde_json::json!(["waw"]), "{held}");
+
+    let before = in_use(rig);
+    let grown = "[labels.standard]\nmembers = [\"pci\", \"more\"]\n";
+    let all = format!("{INVENTORY}{MORE}");
+    for (inventory, schema, why) in [
+        (all.as_str(), "", "standard"),
+        (INVENTORY, "", "label `standard` cannot be removed"),
+        (&all.replace("\"PL\"", "\"XX\""), grown, "XX"),
+        (&all.replace("[[machine]]", "[[machine"), grown, "inventory.toml"),
+        (&all, "[labels", "schema.toml"),
+    ] {
+        write(rig, inventory, schema);
+        let told = rig.reload();
+        assert!(told.contains("ERROR") && told.contains("stay as they were") && told.contains(why), "{why}: {told}");
+        assert_eq!(in_use(rig), before, "{why}");
+    }
+    write(rig, &all, grown);
+    assert!(rig.reload().contains("were read again"), "a bad reload is in the way of a good one");
+    assert_eq!(in_use(rig)[0]["version"], 3);
+}
+
+fn write(rig: &Rig, inventory: &str, schema: &str) {
+    fs::write(rig.folder.join("inventory.toml"), inventory).unwrap();
+    fs::write(rig.folder.join("schema.toml"), schema).unwrap();
 }
