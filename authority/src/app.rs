@@ -345,7 +345,7 @@ async fn put_what_is_missing(app: &App, schema: &Schema) -> Result<(), ProcessEr
             None => drop(plan.put(SchemaRecord { version: SchemaVersion::FIRST, schema: schema.clone() })),
             Some((_, old)) if old == schema => {}
             Some((version, old)) => {
-                schema.extends(old).map_err(|error| config(format!("schema: {error}")))?;
+                schema.extends(old).map_err(config)?;
                 let version = version.next().ok_or_else(|| failed("schema: no version is left"))?;
                 plan.put(SchemaRecord { version, schema: schema.clone() });
             }

@@ -60,6 +60,10 @@ pub const BODIES_MAX: usize = 256;
 pub const STRANGERS_MAX: usize = 32;
 /// Longest that a body may take to arrive, in seconds.
 pub const BODY_TIMEOUT_S: u64 = 30;
+/// Most bytes of a body that are taken in and thrown away so that its refusal is seen; a longer one loses its connection.
+pub const BODY_DISCARDED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Longest that this may take, in seconds.
+pub const BODY_DISCARD_TIMEOUT_S: u64 = 5;
 /// Most bytes of a request's path and query.
 pub const TARGET_BYTES_MAX: usize = 1024;
 /// Pages read from the store at once for one list.

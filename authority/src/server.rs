@@ -27,11 +27,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, Version, header};
 use axum::response::Response;
+use bytes::Bytes;
 use cinnabar_authority_api::ZoneId;
 use cinnabar_daemon::{Env, PeerInfo};
 use http_body_util::BodyExt;
@@ -44,7 +45,10 @@ use self::callers::{Caller, Failure};
 use self::query::Query;
 use self::rates::Rates;
 use self::routes::{Call, Cost, Found, Kind, Named, Route};
-use crate::limits::{BODIES_MAX, BODY_BYTES_MAX, BODY_TIMEOUT_S, STRANGERS_MAX, TARGET_BYTES_MAX};
+use crate::limits::{
+    BODIES_MAX, BODY_BYTES_MAX, BODY_DISCARD_TIMEOUT_S, BODY_DISCARDED_BYTES_MAX, BODY_TIMEOUT_S, STRANGERS_MAX,
+    TARGET_BYTES_MAX,
+};
 use crate::machines::Machines;
 use crate::policies::Policies;
 use crate::problem::{Code, Problem};
@@ -128,7 +132,18 @@ async fn answer(api: Arc<Api>, request: Request) -> Response {
     response
 }
 
-async fn serve(api: Arc<Api>, parts: Parts, body: Body, found: Found) -> Result<Answer, Refusal> {
+/// Does what is asked for. What is left of the body is taken in before the answer leaves.
+async fn serve(api: Arc<Api>, parts: Parts, mut body: Body, found: Found) -> Result<Answer, Refusal> {
+    let waits = parts.version >= Version::HTTP_2 || parts.headers.contains_key(header::EXPECT);
+    let announced = announced(&parts.headers);
+    let outcome = decide(api, parts, &mut body, found).await;
+    if !waits && !body.is_end_stream() {
+        discard(announced, body).await;
+    }
+    outcome
+}
+
+async fn decide(api: Arc<Api>, parts: Parts, body: &mut Body, found: Found) -> Result<Answer, Refusal> {
     let (route, named) = match found {
         Found::Route(route, named) => (route, named),
         Found::WrongMethod(allow) => {
@@ -233,11 +248,42 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
         .hint("send `Content-Type: application/json`"))
 }
 
+/// How many bytes the head announces.
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+/// Wipes a piece of a body, which may hold a key, where nothing else has it.
+fn wipe(piece: Bytes) {
+    if let Ok(mut piece) = piece.try_into_mut() {
+        piece.as_mut().zeroize();
+    }
+}
+
+/// Takes in a body that nobody reads, or its rest. Over HTTP/1.1 most clients send all of it before they look for the answer,
+/// and a connection that is closed with bytes unread takes the answer with it: they would see a broken connection.
+async fn discard(announced: Option<u64>, mut body: Body) {
+    if announced.is_some_and(|bytes| bytes > BODY_DISCARDED_BYTES_MAX) {
+        return;
+    }
+    let taking = async {
+        let mut left = BODY_DISCARDED_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(piece) = frame.into_data() else { continue };
+            let Some(rest) = left.checked_sub(piece.len() as u64) else { return };
+            left = rest;
+            wipe(piece);
+        }
+    };
+    // Late or not, the answer leaves.
+    let _ = tokio::time::timeout(Duration::from_secs(BODY_DISCARD_TIMEOUT_S), taking).await;
+}
+
 /// Reads a body into memory that is wiped. The pieces in which it came are wiped too, where nothing else holds them; TLS
 /// and HTTP had them in buffers of their own before.
-async fn read_body(headers: &HeaderMap, mut body: Body) -> Result<Zeroizing<Vec<u8>>, Problem> {
+async fn read_body(headers: &HeaderMap, body: &mut Body) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let too_large = || Problem::new(Code::RequestTooLarge, format!("A body has at most {BODY_BYTES_MAX} bytes."));
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced = announced(headers);
     if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
         return Err(too_large());
     }
@@ -252,9 +298,7 @@ async fn read_body(headers: &HeaderMap, mut body: Body) -> Result<Zeroizing<Vec<
                 return Err(too_large());
             }
             whole.extend_from_slice(&piece);
-            if let Ok(mut piece) = piece.try_into_mut() {
-                piece.as_mut().zeroize();
-            }
+            wipe(piece);
         }
         Ok(whole)
     };

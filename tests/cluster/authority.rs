@@ -2,6 +2,7 @@
 
 mod crash;
 mod machines;
+mod operators;
 mod process;
 pub mod rig;
 mod sdk;

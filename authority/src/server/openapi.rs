@@ -190,7 +190,8 @@ fn operation(route: &Route) -> Value {
 /// The statuses of refusals that a call may give, ascending.
 fn statuses(route: &Route) -> Vec<u16> {
     let mut statuses = vec![400, 404, 405, 413, 500, 503];
-    if !route.allows(Kind::Anonymous) {
+    // Who enrols has its credentials in the body.
+    if !route.allows(Kind::Anonymous) || route.body {
         statuses.extend([401, 403, 429]);
     }
     if route.body {

@@ -67,7 +67,7 @@ impl Machine {
 
 #[test]
 fn a_machine_gets_the_attributes_of_the_inventory_and_only_while_the_keys_are_open() {
-    let rig = Rig::running(51);
+    let mut rig = Rig::running(51);
     let machine = Machine::enrol(&rig, "fra-1");
     let sealed = machine.keys(&rig).unwrap_err();
     assert!(sealed.contains("[sealed]"), "{sealed}");
@@ -85,10 +85,14 @@ fn a_machine_gets_the_attributes_of_the_inventory_and_only_while_the_keys_are_op
     let issued = read.as_ref().unwrap().issued[0].attributes().unwrap();
     assert_eq!(issued, *attributes);
 
+    super::operators::tokens(&rig);
+    super::operators::reload(&mut rig, &machine);
     assert!(rig.operate(&["machine", "token", "nobody-1"]).is_err(), "not in the inventory");
     let revoked = rig.operate(&["machine", "revoke", "fra-1", "--reason", "stolen"]).unwrap();
     assert_eq!(revoked["machines"][0], "fra-1");
     let refused = machine.keys(&rig).unwrap_err();
     assert!(refused.contains("[machine-revoked]"), "{refused}");
     assert!(rig.operate(&["machine", "token", "fra-1"]).is_err(), "there is no way back");
+    assert_eq!(rig.stop(), Some(0));
+    rig.command(&["audit-verify"]).unwrap();
 }

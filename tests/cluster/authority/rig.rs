@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value as Json;
 
 use crate::harness::cluster::{CLUSTER, Cluster, Credentials};
@@ -102,7 +103,7 @@ impl Rig {
 
     /// Makes the authority's keys and configuration with the usual inventory; starts nothing.
     pub fn prepared(cluster: Cluster) -> Self {
-        Self::prepared_with(cluster, &Setup { demo: false, inventory: INVENTORY, schema: None })
+        Self::prepared_with(cluster, &Setup { demo: false, inventory: INVENTORY, schema: Some("") })
     }
 
     /// Makes the authority's keys and configuration; starts nothing.
@@ -170,6 +171,17 @@ impl Rig {
     /// Asks it to end; gives its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.child.take().expect("the authority runs").terminate(READY_MAX)
+    }
+
+    /// Has it read its inventory and its schema again; gives what it logs about that.
+    pub fn reload(&mut self) -> String {
+        let child = self.child.as_mut().expect("the authority runs");
+        let before = child.output().len();
+        child.signal(Signal::HUP);
+        child.await_that("what came of the reload", READY_MAX, |child| {
+            let line = child.output()[before..].lines().find(|line| line.contains("inventory and schema"))?.to_owned();
+            Some(line)
+        })
     }
 
     /// Kills it.

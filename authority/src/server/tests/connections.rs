@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::world::World;
+use crate::limits::BODY_BYTES_MAX;
 use crate::server::https::{Https, HttpsFiles, WATCH_INTERVAL, serve_customers, serve_operators};
 
 struct Served {
@@ -87,6 +88,35 @@ async fn customers_speak_tls_of_two_versions_and_http_of_two() {
     let request = axum::http::Request::get("https://authority.example/v1/openapi.json");
     let answer = client.send_request(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
     assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn who_sends_a_whole_body_before_it_reads_sees_why_it_was_refused() {
+    let served = Served::new().await;
+    let (good, bad) = (served.world.shop.clone(), "nonsense".to_owned());
+    // The last is longer than what is taken in for nothing, and only its head is sent.
+    for (token, path, bytes, sent, status) in [
+        (&good, "/v1/zones/shop/certificates", BODY_BYTES_MAX + 1, BODY_BYTES_MAX + 1, 413),
+        (&good, "/v1/zones/shop/certificates", 3 << 20, 3 << 20, 413),
+        (&bad, "/v1/zones/shop/certificates", 1 << 20, 1 << 20, 401),
+        (&good, "/nowhere", 1 << 20, 1 << 20, 404),
+        (&good, "/v1/zones/shop/certificates", 1 << 30, 0, 413),
+    ] {
+        let mut stream = served.connect(&served.root, &rustls::version::TLS13, &[b"http/1.1"]).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+             content-length: {bytes}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for piece in vec![b' '; sent].chunks(16 * 1024) {
+            stream.write_all(piece).await.unwrap_or_else(|error| panic!("{path} {bytes}: {error}"));
+            // As slow as a network, so that the other side has time to close.
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap_or_else(|error| panic!("{path} {bytes}: {error}"));
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{path} {bytes}");
+    }
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use bytes::Bytes;
+use cinnabar_abe::seal::{OperatorSecretKey, Recipient};
 use cinnabar_abe::signature::RecordSigningKey;
 use cinnabar_authority_api::records::{
     Content, Head, Issued, Machine, MachineState, Mode, SchemaRecord, Signer, State, System, Zone,
@@ -18,6 +19,7 @@ use cinnabar_authority_api::records::{
 use cinnabar_authority_api::schema::Facts;
 use cinnabar_authority_api::{Generation, Hostname, Schema, SchemaVersion, Verifier};
 use cinnabar_daemon::env::{SystemClock, SystemRng};
+use cinnabar_daemon::pki::Validity;
 use cinnabar_daemon::{Clock, ClusterId, Env, PeerInfo, Rng};
 use cinnabar_kv_api::{Client, ClientConfig, Target};
 use parking_lot::RwLock;
@@ -30,10 +32,13 @@ use tower::ServiceExt;
 
 use super::store::Store;
 use crate::audit::Audit;
+use crate::custody::{CaSource, Custody, NewSystem};
 use crate::directory::Directory;
 use crate::inventory::Inventory;
+use crate::machines::{Machines, Parts};
 use crate::policies::Policies;
 use crate::publisher::Publisher;
+use crate::reports::Reports;
 use crate::server::{Api, router};
 use crate::uploads::Uploads;
 use crate::zones::{LIMITS_DEFAULT, LimitsChange, Zones};
@@ -133,7 +138,11 @@ fn inventory(schema: &Schema, cluster: &ClusterId) -> Inventory {
     let center = |(id, country, region): &(&str, &str, &str)| {
         format!("[[data_center]]\nid = \"{id}\"\ncountry = \"{country}\"\nattributes = {{ region = [\"{region}\"] }}\n")
     };
-    Inventory::from_toml(&CENTERS.iter().map(center).collect::<String>(), schema, cluster).unwrap()
+    let machine = |(id, _, _): &(&str, &str, &str)| {
+        ["1", "2"].map(|n| format!("[[machine]]\nid = \"{id}-{n}\"\ndata_center = \"{id}\"\n")).concat()
+    };
+    let text: String = CENTERS.iter().map(center).chain(CENTERS.iter().map(machine)).collect();
+    Inventory::from_toml(&text, schema, cluster).unwrap()
 }
 
 impl World {
@@ -181,6 +190,35 @@ impl World {
         let made = api.zones.create_operator_token("test", "robot", None).await.unwrap();
         let robot = made.text.expose().to_owned();
         Self { router: router(api.clone()), api, store, clock, audit, shop, other, robot, key_bytes, folder }
+    }
+
+    /// The same interface with machines served, each of the data centres having a second one that did not enrol yet.
+    pub fn serve_machines(&mut self) {
+        let (env, schema, cluster) = (self.api.env.clone(), Schema::default(), "acme".parse().unwrap());
+        let operator = OperatorSecretKey::generate(&mut generator(&SystemRng).unwrap());
+        let to = [Recipient::Operator(operator.public_key())];
+        let new = NewSystem {
+            cluster: &cluster,
+            mode: Mode::Production,
+            ca_source: CaSource::New(Validity::days(100, env.clock.unix_ms())),
+            ca: &to,
+            records: &to,
+            system: &to,
+        };
+        let made = Custody::init(&self.folder.path().join("custody"), &new, &SystemRng, env.clock.clone()).unwrap();
+        let machines = Machines::new(Parts {
+            publisher: self.api.uploads.publisher.clone(),
+            inventory: Arc::new(ArcSwap::from_pointee(inventory(&schema, &cluster))),
+            custody: Arc::new(made.custody),
+            ca: Arc::new(made.ca),
+            audit: self.audit.clone(),
+            reports: Arc::new(Reports::new(env.clock.clone(), Arc::default())),
+            cores: self.api.uploads.cores.clone(),
+            env,
+        });
+        let machines = Some(Arc::new(machines.unwrap()));
+        self.api = Api::new(self.api.uploads.clone(), self.api.zones.clone(), machines);
+        self.router = router(self.api.clone());
     }
 
     /// Zones of another process of the same authority, which has seen what the store has now and follows no further.
