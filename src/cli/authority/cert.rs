@@ -190,7 +190,7 @@ pub fn run(command: Cert, at: &At, format: Format) -> Result<(), CliError> {
         }
         Cert::List { zone } => {
             let columns: &[&str] = &["id", "hostnames", "key_type", "policy", "not_after"];
-            let answer = at.call(&Call::get(path(&zone)))?;
+            let answer = at.list(&path(&zone), "certificates")?;
             answer.map_or(Ok(()), |answer| show(format, &answer, Some(("certificates", columns))))
         }
         Cert::Show { zone, id } => {

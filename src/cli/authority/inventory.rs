@@ -86,7 +86,7 @@ pub fn run_machine(command: Machine, at: &At, format: Format) -> Result<(), CliE
         }
         Machine::List => {
             let columns: &[&str] = &["id", "data_center", "state", "issued", "address"];
-            let answer = at.call(&Call::get("/v1/machines"))?;
+            let answer = at.list("/v1/machines", "machines")?;
             answer.map_or(Ok(()), |answer| show(format, &answer, Some(("machines", columns))))
         }
         Machine::Revoke { id, filter, reason, dry_run } => {

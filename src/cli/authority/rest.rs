@@ -11,7 +11,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::{Service, ServiceExt};
 
 use super::context::Saved;
@@ -26,6 +26,8 @@ const TOKEN_BYTES_MAX: usize = 4 * 1024;
 const CA_BYTES_MAX: usize = 1024 * 1024;
 /// Longest that one call may take.
 const CALL_MAX: Duration = Duration::from_secs(60);
+/// Rows that one list may gather from its pages.
+const ROWS_MAX: usize = 1_000_000;
 /// What stands in a printed call where a secret would.
 const REDACTED: &str = "REDACTED";
 
@@ -111,6 +113,35 @@ impl At {
             return Ok(None);
         }
         place.answer(call).map(Some)
+    }
+
+    /// Asks for a list and for the pages that follow, and gives their rows alone; none when the call was only printed.
+    /// What changes meanwhile may be missing or there twice.
+    pub fn list(&self, path: &str, rows: &str) -> Result<Option<Value>, CliError> {
+        let place = Saved::fill(self.clone(), self.context.as_deref())?;
+        if self.curl {
+            crate::cli::report::print_text(&place.as_curl(&Call::get(path)))?;
+            return Ok(None);
+        }
+        let (mut all, mut page, mut query) = (Vec::new(), 1, String::new());
+        loop {
+            let mut answer = place.answer(&Call::get(format!("{path}{query}")))?;
+            let Value::Array(mut found) = answer[rows].take() else {
+                return Err(CliError::Failed(format!("the authority's answer has no {rows}")));
+            };
+            let is_last = found.is_empty();
+            all.append(&mut found);
+            page += 1;
+            // Machines go on after one of them, everything else by numbered pages.
+            query = match (answer["next"].as_str(), answer["total"].as_u64()) {
+                (Some(next), _) => format!("?after={next}"),
+                (None, Some(total)) if u64::try_from(all.len()).is_ok_and(|len| len < total) => format!("?page={page}"),
+                _ => return Ok(Some(json!({ rows: all }))),
+            };
+            if is_last || all.len() >= ROWS_MAX {
+                return Ok(Some(json!({ rows: all })));
+            }
+        }
     }
 
     /// Nobody in particular at the customers' address.

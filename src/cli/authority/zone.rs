@@ -127,18 +127,21 @@ impl Limits {
 pub fn run(command: Zone, at: &At, format: Format) -> Result<(), CliError> {
     let columns: &[&str] = &["id", "domains"];
     let path = |id: &str| format!("/v1/zones/{id}");
-    let (call, list) = match command {
+    let call = match command {
         Zone::Add { id, domain, limits } => {
             let mut body = limits.body(domain);
             body.insert("id".to_owned(), id.into());
-            (Call::send(Method::POST, "/v1/zones", body.into()), None)
+            Call::send(Method::POST, "/v1/zones", body.into())
         }
-        Zone::Set { id, domain, limits } => (Call::send(Method::PATCH, path(&id), limits.body(domain).into()), None),
-        Zone::List => (Call::get("/v1/zones"), Some(("zones", columns))),
-        Zone::Show { id } => (Call::get(path(&id)), None),
-        Zone::Rm { id } => (Call::delete(path(&id)), None),
+        Zone::Set { id, domain, limits } => Call::send(Method::PATCH, path(&id), limits.body(domain).into()),
+        Zone::List => {
+            let answer = at.list("/v1/zones", "zones")?;
+            return answer.map_or(Ok(()), |answer| show(format, &answer, Some(("zones", columns))));
+        }
+        Zone::Show { id } => Call::get(path(&id)),
+        Zone::Rm { id } => Call::delete(path(&id)),
     };
-    at.call(&call)?.map_or(Ok(()), |answer| show(format, &answer, list))
+    at.call(&call)?.map_or(Ok(()), |answer| show(format, &answer, None))
 }
 
 /// Runs `token`.

@@ -86,6 +86,7 @@ fn a_machine_gets_the_attributes_of_the_inventory_and_only_while_the_keys_are_op
     assert_eq!(issued, *attributes);
 
     super::operators::tokens(&rig);
+    super::operators::lists(&rig);
     super::operators::reload(&mut rig, &machine);
     assert!(rig.operate(&["machine", "token", "nobody-1"]).is_err(), "not in the inventory");
     let revoked = rig.operate(&["machine", "revoke", "fra-1", "--reason", "stolen"]).unwrap();

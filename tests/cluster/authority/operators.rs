@@ -1,5 +1,6 @@
 //! What operators do while the authority runs: tokens for programs without a certificate, files that grow.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,9 @@ use serde_json::Value as Json;
 use super::machines::Machine;
 use super::rig::{INVENTORY, Rig};
 use crate::harness::process::Failed;
+
+/// Rows of a page, where nobody asks for another number.
+const PAGE: usize = 20;
 
 /// Keeps a token in a file.
 fn keep(rig: &Rig, name: &str, made: &Json) -> PathBuf {
@@ -63,6 +67,17 @@ pub fn tokens(rig: &Rig) {
     for file in ["data/audit.log", "authority.log"] {
         assert!(!fs::read_to_string(rig.folder.join(file)).unwrap().contains(text), "{file} has the token");
     }
+}
+
+/// A list is longer than the pages that it comes in.
+pub fn lists(rig: &Rig) {
+    for n in 0..PAGE {
+        rig.operate(&["zone", "add", &format!("z{n:02}"), "--domain", &format!("z{n:02}.example")]).unwrap();
+    }
+    let all = rig.operate(&["zone", "list"]).unwrap();
+    let ids: BTreeSet<&str> =
+        all["zones"].as_array().unwrap().iter().map(|zone| zone["id"].as_str().unwrap()).collect();
+    assert!(ids.len() > PAGE && (0..PAGE).all(|n| ids.contains(format!("z{n:02}").as_str())), "{ids:?}");
 }
 
 /// The audit log names the operator whose certificate it was, and the program under its token's name.
