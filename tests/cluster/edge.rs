@@ -1,6 +1,7 @@
 //! Edge nodes and terminators of a whole system: real processes over a real authority and a real store.
 
 mod attacks;
+mod fork;
 mod loss;
 mod policies;
 mod rig;
@@ -27,6 +28,8 @@ fn what_the_authority_did_not_say_is_not_used() {
     let mut rig = EdgeRig::running(92, &["fra", "ams", "cdg"]);
     attacks::on_records(&mut rig);
     attacks::by_another_user(&rig);
+    let old = fork::backup(&rig);
     attacks::by_a_revoked_machine(&rig);
+    fork::to_a_fresh_edge(&mut rig, &old);
     attacks::on_a_stolen_folder(&mut rig);
 }
