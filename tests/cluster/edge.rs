@@ -1,6 +1,8 @@
 //! Edge nodes and terminators of a whole system: real processes over a real authority and a real store.
 
+mod age;
 mod attacks;
+mod clock;
 mod fork;
 mod loss;
 mod policies;
@@ -21,6 +23,7 @@ fn every_data_centre_serves_and_only_the_right_ones_hold_the_key() {
     visits::follow_changes(&rig);
     loss::of_the_nearest(&mut rig);
     loss::of_the_core(&mut rig);
+    age::of_what_was_said(&mut rig);
 }
 
 #[test]

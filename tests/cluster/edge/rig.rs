@@ -295,6 +295,11 @@ impl Edge {
         }
     }
 
+    /// Changes what the next starts of its edge node start.
+    pub fn change_node(&mut self, change: impl FnOnce(&mut Program)) {
+        change(&mut self.programs[0]);
+    }
+
     /// What its edge node says of its readiness, line by line; nothing while it does not answer.
     pub fn readiness(&self) -> Option<Answer> {
         http::get(self.admin, "/readyz?verbose").ok()
