@@ -47,10 +47,9 @@ fn failed(error: impl std::fmt::Display) -> ProcessError {
 ///
 /// # Errors
 /// [`ProcessError`] with its exit code.
-pub async fn run(mut conf: EdgeConfig, version: &str) -> Result<(), ProcessError> {
+pub async fn run(env: Env, mut conf: EdgeConfig, version: &str) -> Result<(), ProcessError> {
     let protected = memory::protect();
     conf.check().map_err(config)?;
-    let env = Env::system();
     let pins =
         Pins::load(&conf.trust()).map_err(|error| config(format!("{error}; run `cinnabar edge enrol` first")))?;
     let sealing = sealing(&conf)?;

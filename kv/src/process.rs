@@ -261,10 +261,10 @@ async fn finish(node: Arc<Node>, shutdown: Shutdown) -> Result<(), ProcessError>
 ///
 /// # Errors
 /// [`ProcessError`] with its exit code.
-pub async fn run_voter(conf: VoterConfig, version: &str) -> Result<(), ProcessError> {
+pub async fn run_voter(env: Env, conf: VoterConfig, version: &str) -> Result<(), ProcessError> {
     let timing = conf.timing().map_err(config)?;
     let common = conf.node();
-    let started = start(Env::system(), &common, version, false, timing).await?;
+    let started = start(env, &common, version, false, timing).await?;
     let node = started.node.clone();
     check_health(&node, &started.health);
     if let Some(assignment) = node.assignment().map_err(failed)? {
@@ -334,8 +334,8 @@ fn remove_folder(dir: &Path) -> Result<(), ProcessError> {
 ///
 /// # Errors
 /// [`ProcessError`] with its exit code.
-pub async fn run_replica(conf: ReplicaConfig, version: &str) -> Result<(), ProcessError> {
-    EmbeddedReplica::start(Env::system(), &conf, version).await?.run().await
+pub async fn run_replica(env: Env, conf: ReplicaConfig, version: &str) -> Result<(), ProcessError> {
+    EmbeddedReplica::start(env, &conf, version).await?.run().await
 }
 
 /// A replica inside a process: its own, or one that reads the copy where it lies. It has the process's log, metrics,

@@ -87,7 +87,7 @@ pub fn run(edge: Edge, format: Format) -> Result<(), CliError> {
         }
         (None, Some(process)) => {
             let conf: EdgeConfig = store::load(&process)?;
-            block_on(async { app::run(conf, VERSION).await.map_err(store::process_error) })
+            block_on(async { app::run(Env::system(), conf, VERSION).await.map_err(store::process_error) })
         }
         (None, None) => Err(CliError::Usage("--config FILE is missing".to_owned())),
     }

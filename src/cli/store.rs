@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cinnabar_daemon::ProcessError;
 use cinnabar_daemon::config::{self, ENV_PREFIX};
+use cinnabar_daemon::{Env, ProcessError};
 use cinnabar_kv::process;
 use cinnabar_kv_api::Target;
 use cinnabar_kv_api::proto::cluster_client::ClusterClient;
@@ -85,13 +85,13 @@ pub fn load<T: DeserializeOwned>(process: &Process) -> Result<T, CliError> {
 /// Runs a voter until it is told to stop.
 pub fn voter(process: &Process) -> Result<(), CliError> {
     let conf = load(process)?;
-    block_on(async { process::run_voter(conf, VERSION).await.map_err(process_error) })
+    block_on(async { process::run_voter(Env::system(), conf, VERSION).await.map_err(process_error) })
 }
 
 /// Runs a replica until it is told to stop.
 pub fn replica(process: &Process) -> Result<(), CliError> {
     let conf = load(process)?;
-    block_on(async { process::run_replica(conf, VERSION).await.map_err(process_error) })
+    block_on(async { process::run_replica(Env::system(), conf, VERSION).await.map_err(process_error) })
 }
 
 /// Runs a cluster command.

@@ -252,6 +252,11 @@ impl Cluster {
         self.node_mut(name).program.env.push((variable.to_owned(), value.to_owned()));
     }
 
+    /// Changes what the next starts of a node start.
+    pub fn change_program(&mut self, name: &str, change: impl FnOnce(&mut Program)) {
+        change(&mut self.node_mut(name).program);
+    }
+
     /// Ends a node with SIGKILL.
     pub fn kill_9(&mut self, name: &str) {
         let mut child = self.take(name);

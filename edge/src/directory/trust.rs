@@ -1,7 +1,7 @@
 //! How far this machine's copy of the store is to be believed, and what it may do by that.
 //!
 //! Two ages: of the newest checkpoint that a voter signed (is this machine cut off from the store?) and of the newest
-//! head that the authority signed (is the authority away?). Law: the table of ARCHITECTURE.md: local signatures go on
+//! head that the authority signed (is the authority away?). Law: the table of docs/edge.md: local signatures go on
 //! whatever is old, signatures for others end after [`Staleness`].
 
 use std::sync::atomic::Ordering;

@@ -1,8 +1,9 @@
 //! A store that lies, a machine that left, a folder that was stolen, a user who may not.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cinnabar_daemon::Env;
@@ -15,7 +16,7 @@ use crate::harness::deadline::eventually;
 use crate::harness::process::{BINARY, run};
 
 /// A name that nobody touches.
-const SOUND: &str = "sound.shop.example";
+pub const SOUND: &str = "sound.shop.example";
 /// Names whose records are replayed, deleted, moved.
 const REPLAYED: &str = "replayed.shop.example";
 const DROPPED: &str = "dropped.shop.example";
@@ -30,24 +31,31 @@ const OTHER_USER: &str = "65534";
 const CONFIGURATION: i32 = 64;
 
 /// Whoever holds a voter can do this: writes and deletes without the authority's word.
-struct Forger<'a> {
-    rig: &'a EdgeRig,
+pub struct Forger {
     us: Credentials,
+    at: String,
+    file: PathBuf,
 }
 
-impl Forger<'_> {
+impl Forger {
+    /// One of this name, who writes at these voters.
+    pub fn new(rig: &EdgeRig, name: &str, at: &[SocketAddr]) -> Self {
+        let us = rig.rig.cluster.credentials("authority", name);
+        let at: Vec<String> = at.iter().map(ToString::to_string).collect();
+        Self { us, at: at.join(","), file: rig.rig.folder.join("forged") }
+    }
+
     fn write(&self, args: &[&str], record: Option<&[u8]>) {
-        let file = self.rig.rig.folder.join("forged");
-        fs::write(&file, record.unwrap_or_default()).unwrap();
-        let at: Vec<String> = self.rig.rig.cluster.voter_addresses().iter().map(ToString::to_string).collect();
+        fs::write(&self.file, record.unwrap_or_default()).unwrap();
         let mut command = Command::new(BINARY);
-        command.arg("kv").args(args).args(["--server", &at.join(","), "--ca"]).arg(&self.us.ca);
+        command.arg("kv").args(args).args(["--server", &self.at, "--ca"]).arg(&self.us.ca);
         command.arg("--cert").arg(&self.us.cert).arg("--key").arg(&self.us.key);
-        let output = command.stdin(File::open(&file).unwrap()).stderr(Stdio::piped()).output().unwrap();
+        let output = command.stdin(File::open(&self.file).unwrap()).stderr(Stdio::piped()).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    fn put(&self, key: &str, record: &[u8]) {
+    /// Writes a record as it is.
+    pub fn put(&self, key: &str, record: &[u8]) {
         self.write(&["put", key, "-"], Some(record));
     }
 
@@ -83,7 +91,7 @@ pub fn on_records(rig: &mut EdgeRig) {
     let counts = || rig.edges.iter().map(|edge| edge.metric(REJECTED)).collect::<Vec<_>>();
     let before = counts();
 
-    let forger = Forger { rig, us: rig.rig.cluster.credentials("authority", "mallory") };
+    let forger = Forger::new(rig, "mallory", &rig.rig.cluster.voter_addresses());
     forger.put(&key(1), &old);
     forger.delete(&format!("sni/{DROPPED}"));
     forger.put(&format!("sni/{MOVED}"), &record(&format!("sni/{SOUND}")));
@@ -148,7 +156,8 @@ pub fn by_a_revoked_machine(rig: &EdgeRig) {
     rig.visitor().visit(SOUND, rig.edge("fra").visitors).unwrap();
 }
 
-fn copied(from: &Path, to: &Path) {
+/// Copies a folder's files and folders.
+pub fn copied(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().flatten() {
         let (path, copy) = (entry.path(), to.join(entry.file_name()));

@@ -18,7 +18,7 @@ use super::visits::Visitor;
 use crate::authority::rig::{Rig, Setup};
 use crate::harness::cluster::{CLUSTER, Cluster};
 use crate::harness::deadline::eventually;
-use crate::harness::http;
+use crate::harness::http::{self, Answer};
 use crate::harness::ports::free_address;
 use crate::harness::process::{BINARY, Child, Failed, Program, run};
 
@@ -131,31 +131,42 @@ impl EdgeRig {
     }
 
     fn enrol(&self) {
-        let upstreams: Vec<String> = self.rig.cluster.voter_addresses().iter().map(|at| format!("\"{at}\"")).collect();
-        for edge in &self.edges {
-            fs::create_dir(&edge.dir).unwrap();
-            let config = self.config(edge, &upstreams.join(", "));
-            fs::write(edge.dir.join("edge.toml"), config).unwrap();
-            fs::write(edge.dir.join("distances.toml"), self.distances(edge)).unwrap();
-            let terminator = format!(
-                "listen = [\"{}\"]\nedge_socket = \"{}\"\ndemo_responder = true\nadmin_listen = \"{}\"\n",
-                edge.visitors,
-                edge.socket().display(),
-                edge.terminator_admin
-            );
-            fs::write(edge.dir.join("terminate.toml"), terminator).unwrap();
-            let granted = self.rig.operate(&["machine", "token", &format!("{}-1", edge.id)]).unwrap();
-            let token = edge.dir.join("token");
-            fs::write(&token, granted["token"].as_str().unwrap()).unwrap();
-            let mut enrol = Command::new(BINARY);
-            enrol.args(["edge", "enrol", "--config"]).arg(edge.dir.join("edge.toml")).arg("--token-file").arg(&token);
-            enrol.args(["--authority", &format!("https://{}", self.rig.customers), "--ca"]);
-            run(enrol.arg(self.rig.folder.join("web.pem")), COMMAND_MAX).unwrap();
-        }
+        let upstreams = self.rig.cluster.voter_addresses();
+        self.edges.iter().for_each(|edge| self.enrol_one(edge, &upstreams));
     }
 
-    fn config(&self, edge: &Edge, upstreams: &str) -> String {
+    /// Takes in one more data centre, whose node follows these and is not started: its folder has what enrolment wrote.
+    pub fn join(&mut self, id: &str, upstreams: &[SocketAddr]) {
+        let site = SITES.iter().find(|site| site.0 == id).unwrap();
+        let edge = Edge::new(&self.rig, site);
+        self.enrol_one(&edge, upstreams);
+        self.edges.push(edge);
+    }
+
+    fn enrol_one(&self, edge: &Edge, upstreams: &[SocketAddr]) {
+        fs::create_dir(&edge.dir).unwrap();
+        fs::write(edge.dir.join("edge.toml"), self.config(edge, upstreams)).unwrap();
+        fs::write(edge.dir.join("distances.toml"), self.distances(edge)).unwrap();
+        let terminator = format!(
+            "listen = [\"{}\"]\nedge_socket = \"{}\"\ndemo_responder = true\nadmin_listen = \"{}\"\n",
+            edge.visitors,
+            edge.socket().display(),
+            edge.terminator_admin
+        );
+        fs::write(edge.dir.join("terminate.toml"), terminator).unwrap();
+        let granted = self.rig.operate(&["machine", "token", &format!("{}-1", edge.id)]).unwrap();
+        let token = edge.dir.join("token");
+        fs::write(&token, granted["token"].as_str().unwrap()).unwrap();
+        let mut enrol = Command::new(BINARY);
+        enrol.args(["edge", "enrol", "--config"]).arg(edge.dir.join("edge.toml")).arg("--token-file").arg(&token);
+        enrol.args(["--authority", &format!("https://{}", self.rig.customers), "--ca"]);
+        run(enrol.arg(self.rig.folder.join("web.pem")), COMMAND_MAX).unwrap();
+    }
+
+    fn config(&self, edge: &Edge, upstreams: &[SocketAddr]) -> String {
         let dir = edge.dir.display();
+        let upstreams: Vec<String> = upstreams.iter().map(|at| format!("\"{at}\"")).collect();
+        let upstreams = upstreams.join(", ");
         format!(
             "[replica]\ncluster = \"{CLUSTER}\"\nlisten = \"{}\"\ndata_dir = \"{dir}/data\"\nsocket = \"{dir}/kv.sock\"\n\
              admin_listen = \"{}\"\nupstreams = [{upstreams}]\n\
@@ -282,6 +293,21 @@ impl Edge {
                 http::get(at, "/readyz").ok().filter(|answer| answer.status == 200)
             });
         }
+    }
+
+    /// Changes what the next starts of its edge node start.
+    pub fn change_node(&mut self, change: impl FnOnce(&mut Program)) {
+        change(&mut self.programs[0]);
+    }
+
+    /// What its edge node says of its readiness, line by line; nothing while it does not answer.
+    pub fn readiness(&self) -> Option<Answer> {
+        http::get(self.admin, "/readyz?verbose").ok()
+    }
+
+    /// The same of its terminator.
+    pub fn terminator_readiness(&self) -> Option<Answer> {
+        http::get(self.terminator_admin, "/readyz?verbose").ok()
     }
 
     /// Kills both.

@@ -8,6 +8,7 @@ mod edge;
 mod handshakes;
 mod memory;
 mod plain;
+mod proxies;
 mod tickets;
 mod world;
 
