@@ -43,6 +43,9 @@ const GOODPUT: f64 = 0.9;
 /// Most that local signatures may slow down, their p99.
 const SLOWDOWN: f64 = 1.1;
 
+/// Longest wait after an overload: a peer is left alone for up to two minutes.
+const AGAIN_MAX: Duration = Duration::from_secs(150);
+
 fn ms(times: &Histogram<u64>, quantile: f64) -> f64 {
     hundredths(times.value_at_quantile(quantile) as f64 / 1e6)
 }
@@ -58,7 +61,8 @@ async fn steady(client: &EdgeClient, customer: &Customer, per_second: f64, lengt
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     while start.elapsed() < length {
         tick.tick().await;
-        while asked < start.elapsed().as_secs_f64() * per_second {
+        // No more than the whole run has, should this fall behind.
+        while asked < start.elapsed().min(length).as_secs_f64() * per_second {
             let (client, request) = (client.clone(), (*request).clone());
             open.spawn(async move {
                 let asked = Instant::now();
@@ -163,6 +167,18 @@ async fn overhead(plan: &Plan, material: &Material, near: &Node) -> Fallible<Vec
     Ok(rows)
 }
 
+/// Waits until the machine that was asked too much is not left alone any more.
+async fn answers_again(client: &EdgeClient, customer: &Customer) -> Fallible<()> {
+    let start = Instant::now();
+    while let Err(refusal) = client.sign(customer.request()).await {
+        if start.elapsed() > AGAIN_MAX {
+            return Err(refusal.into());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
 /// The most a second, and what is left of it when twice as many are asked.
 async fn throughput(plan: &Plan, material: &Material, near: &Node) -> Fallible<Vec<Value>> {
     let (client, mut rows) = (near.client(), Vec::new());
@@ -180,8 +196,7 @@ async fn throughput(plan: &Plan, material: &Material, near: &Node) -> Fallible<V
             twice.push(json!({ "what": "twice that", "key": key, "per_second": over.per_second().round(),
                 "offered": offered.round(), "p50_ms": ms(&over.times, 0.5), "p99_ms": ms(&over.times, 0.99),
                 "errors": over.errors, "first_error": over.problem, "ratio": ratio }));
-            // The machine that was asked too much is not left alone any more.
-            tokio::time::sleep(plan.length).await;
+            answers_again(&client, customer).await?;
         }
         rows.push(median_of(&most));
         let mut row = median_of(&twice);
