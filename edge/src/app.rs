@@ -73,7 +73,7 @@ pub async fn run(env: Env, mut conf: EdgeConfig, version: &str) -> Result<(), Pr
     let shutdown = replica.shutdown().clone();
 
     let routing = start_signing(&conf, &replica, &env, (&directory, &keyring), version)?;
-    check_health(&replica, &conf, &directory);
+    check_health(&replica, &conf, &directory, &keyring);
     shutdown.spawn(directory.clone().run(shutdown.clone()));
     shutdown.spawn(keyring.clone().run(shutdown.clone()));
     let identity = Identity {
@@ -190,12 +190,17 @@ fn refuse_demo_only(conf: &EdgeConfig) -> Result<(), ProcessError> {
     Ok(())
 }
 
-fn check_health(replica: &EmbeddedReplica, conf: &EdgeConfig, directory: &Directory) {
+fn check_health(replica: &EmbeddedReplica, conf: &EdgeConfig, directory: &Directory, keyring: &Keyring) {
     let (directory, limits) = (directory.clone(), conf.staleness());
     replica.health().check_ready("records", move || {
         let trust = directory.trust();
         let remark = trust.alarms(&limits).join("; ");
         if trust.may_sign_local() { Ok(remark) } else { Err(remark) }
+    });
+    let keyring = keyring.clone();
+    replica.health().check_ready("policies", move || {
+        let open = keyring.open_policies();
+        if keyring.has_looked() { Ok(format!("{open} open")) } else { Err(format!("{open} open, others to come")) }
     });
 }
 

@@ -130,6 +130,10 @@ impl Identity {
                 if !loaded {
                     loaded = self.load().await;
                 }
+                // Once records are believed, keys that may not be kept here are not waited for.
+                if loaded || self.directory.trust().may_sign_local() {
+                    self.keys.settle();
+                }
                 self.step().await
             };
             let done = tokio::select! {

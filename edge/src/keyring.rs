@@ -11,7 +11,7 @@ mod tests;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -31,6 +31,8 @@ use crate::signer::SigningKey;
 
 /// Longest time between two looks for policies that could be opened.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Time between two looks whether records and keys of the start are there.
+const FIRST_LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Why a key is not here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +79,7 @@ struct Shared {
     threads: Arc<Semaphore>,
     waiting: AtomicUsize,
     decryptions: AtomicU64,
+    looked: AtomicBool,
 }
 
 /// See the module. Clones share everything.
@@ -111,6 +114,7 @@ impl Keyring {
                 threads: Arc::new(Semaphore::new(threads)),
                 waiting: AtomicUsize::new(0),
                 decryptions: AtomicU64::new(0),
+                looked: AtomicBool::new(false),
             }),
         }
     }
@@ -236,16 +240,35 @@ impl Keyring {
         loop {
             changes.mark_unchanged();
             keys.mark_unchanged();
+            let could_look = self.could_look();
             tokio::select! {
                 () = shutdown.wait() => return,
                 () = self.open_all() => {}
             }
+            self.shared.looked.fetch_or(could_look, Ordering::AcqRel);
             tokio::select! {
                 () = shutdown.wait() => return,
+                () = self.until_it_could_look(), if !self.has_looked() => {}
                 changed = changes.changed() => if changed.is_err() { return },
                 changed = keys.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
+        }
+    }
+
+    /// Was every policy opened once that this machine may open, with the keys and the records of its start? Until then a
+    /// handshake here would wait for its policy.
+    pub fn has_looked(&self) -> bool {
+        self.shared.looked.load(Ordering::Acquire)
+    }
+
+    fn could_look(&self) -> bool {
+        self.shared.machine.is_settled() && self.shared.directory.trust().may_sign_local()
+    }
+
+    async fn until_it_could_look(&self) {
+        while !self.could_look() {
+            tokio::time::sleep(FIRST_LOOK_EVERY).await;
         }
     }
 

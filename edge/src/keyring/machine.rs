@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use cinnabar_abe::AttributeKey;
@@ -34,11 +35,12 @@ pub enum KeyRefused {
 pub struct MachineKeys {
     keys: Arc<ArcSwap<BTreeMap<Generation, Arc<AttributeKey>>>>,
     changed: Arc<watch::Sender<u64>>,
+    settled: Arc<AtomicBool>,
 }
 
 impl Default for MachineKeys {
     fn default() -> Self {
-        Self { keys: Arc::default(), changed: Arc::new(watch::Sender::new(0)) }
+        Self { keys: Arc::default(), changed: Arc::new(watch::Sender::new(0)), settled: Arc::default() }
     }
 }
 
@@ -69,6 +71,18 @@ impl MachineKeys {
             Some(issued) if issued == key.attributes() => Ok(key.clone()),
             _ => Err(KeyRefused::Differs),
         }
+    }
+
+    /// Says that whatever an earlier process kept is here, or that nothing of it may be used.
+    pub fn settle(&self) {
+        if !self.settled.swap(true, Ordering::AcqRel) {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Was that said?
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
     }
 
     /// Counts replacements.

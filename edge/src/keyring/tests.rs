@@ -93,6 +93,27 @@ async fn what_arrives_is_opened_before_anybody_asks_and_leaves_when_this_machine
 }
 
 #[tokio::test]
+async fn it_has_looked_once_the_keys_of_the_start_opened_what_they_open() {
+    let mut world = World::new(Mode::Production);
+    let policy = world.policy("country: DE");
+    world.serve(&world.cert("a.example", 1, &policy));
+    world.store.cover();
+    let machine = MachineKeys::default();
+    let keyring = Keyring::new(world.store.directory(None), machine.clone());
+    let shutdown = Shutdown::new();
+    tokio::spawn(keyring.clone().run(shutdown.clone()));
+    tokio::time::sleep(5 * FIRST_LOOK_EVERY).await;
+    assert!(!keyring.has_looked(), "what an earlier process kept is not here yet");
+    machine.replace(BTreeMap::from([(generation(1), world.key("DE"))]));
+    machine.settle();
+    while !keyring.has_looked() {
+        tokio::time::sleep(FIRST_LOOK_EVERY).await;
+    }
+    assert_eq!(keyring.open_policies(), 1);
+    let _ = shutdown.drain().await;
+}
+
+#[tokio::test]
 async fn another_key_than_the_certificate_shows_is_never_used() {
     let mut world = World::new(Mode::Production);
     let policy = world.policy("country: DE");
