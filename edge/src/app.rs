@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use cinnabar_authority_api::client::MachineClient;
 use cinnabar_authority_api::{DataCenterId, MachineId, Verifier};
+use cinnabar_daemon::health::Health;
 use cinnabar_daemon::{Env, ProcessError, Role, Shutdown, Tls, memory};
 use cinnabar_kv::node::Node;
 use cinnabar_kv::process::EmbeddedReplica;
@@ -19,7 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tonic::service::Routes as Grpc;
 
 use crate::config::EdgeConfig;
-use crate::directory::{Directory, Parts};
+use crate::directory::{Directory, Parts, Staleness};
 use crate::distance::{Distances, DistantNet};
 use crate::glue::Glue;
 use crate::identity::{Identity, KeyFile, Pins, Sealing, open_tls_key};
@@ -57,7 +58,9 @@ pub async fn run(env: Env, mut conf: EdgeConfig, version: &str) -> Result<(), Pr
     let key = open_tls_key(&conf.replica.tls.key, &sealing, &pins.cluster);
     let key = key.map_err(|error| config(format!("replica.tls.key: {error}")))?;
     conf.replica.tls.key = key.path();
-    let replica = EmbeddedReplica::start(env.clone(), &conf.replica, version).await?;
+    let begun = Begun::default();
+    let checks = |health: &Health| check_health(health, &begun, conf.staleness());
+    let replica = EmbeddedReplica::start(env.clone(), &conf.replica, version, checks).await?;
     metrics::describe();
     if protected.is_complete() {
         tracing::info!(%protected, "memory");
@@ -73,7 +76,7 @@ pub async fn run(env: Env, mut conf: EdgeConfig, version: &str) -> Result<(), Pr
     let shutdown = replica.shutdown().clone();
 
     let routing = start_signing(&conf, &replica, &env, (&directory, &keyring), version)?;
-    check_health(&replica, &conf, &directory, &keyring);
+    let _ = begun.set((directory.clone(), keyring.clone()));
     shutdown.spawn(directory.clone().run(shutdown.clone()));
     shutdown.spawn(keyring.clone().run(shutdown.clone()));
     let identity = Identity {
@@ -190,15 +193,20 @@ fn refuse_demo_only(conf: &EdgeConfig) -> Result<(), ProcessError> {
     Ok(())
 }
 
-fn check_health(replica: &EmbeddedReplica, conf: &EdgeConfig, directory: &Directory, keyring: &Keyring) {
-    let (directory, limits) = (directory.clone(), conf.staleness());
-    replica.health().check_ready("records", move || {
-        let trust = directory.trust();
+/// Records and keys, once they are here.
+type Begun = Arc<OnceLock<(Directory, Keyring)>>;
+
+fn check_health(health: &Health, begun: &Begun, limits: Staleness) {
+    const READING: &str = "the copy's records are being read";
+    let known = begun.clone();
+    health.check_ready("records", move || {
+        let trust = known.get().ok_or(READING)?.0.trust();
         let remark = trust.alarms(&limits).join("; ");
         if trust.may_sign_local() { Ok(remark) } else { Err(remark) }
     });
-    let keyring = keyring.clone();
-    replica.health().check_ready("policies", move || {
+    let known = begun.clone();
+    health.check_ready("policies", move || {
+        let keyring = &known.get().ok_or(READING)?.1;
         let open = keyring.open_policies();
         if keyring.has_looked() { Ok(format!("{open} open")) } else { Err(format!("{open} open, others to come")) }
     });

@@ -44,7 +44,6 @@ struct Started {
     tcp: TcpListener,
     unix: Option<UnixListener>,
     resp: Option<UnixListener>,
-    health: Health,
     hangup: Hangup,
 }
 
@@ -54,6 +53,7 @@ async fn start(
     version: &str,
     in_memory: bool,
     timing: Timing,
+    more_checks: impl FnOnce(&Health),
 ) -> Result<Started, ProcessError> {
     telemetry::init_log(conf.log.format, &conf.log.filter).map_err(config)?;
     let hangup = Hangup::new().map_err(failed)?;
@@ -91,12 +91,15 @@ async fn start(
     let unix = bind("socket", &conf.socket)?;
     let resp = bind("resp_socket", &conf.resp_socket)?;
     let health = Health::new(asked.clone());
+    // Before anybody can ask: without a check it is ready.
+    check_health(&node, &health);
+    more_checks(&health);
     if let Some(address) = conf.admin_listen {
         let admin = Admin::bind(address, &*env.net).map_err(config)?;
-        tokio::spawn(admin.serve(health::router(health.clone(), prometheus)));
+        tokio::spawn(admin.serve(health::router(health, prometheus)));
     }
     shutdown.spawn(tls.watch(shutdown.clone()));
-    Ok(Started { asked, node, tcp, unix, resp, health, hangup })
+    Ok(Started { asked, node, tcp, unix, resp, hangup })
 }
 
 fn check_health(node: &Arc<Node>, health: &Health) {
@@ -264,9 +267,8 @@ async fn finish(node: Arc<Node>, shutdown: Shutdown) -> Result<(), ProcessError>
 pub async fn run_voter(env: Env, conf: VoterConfig, version: &str) -> Result<(), ProcessError> {
     let timing = conf.timing().map_err(config)?;
     let common = conf.node();
-    let started = start(env, &common, version, false, timing).await?;
+    let started = start(env, &common, version, false, timing, |_| {}).await?;
     let node = started.node.clone();
-    check_health(&node, &started.health);
     if let Some(assignment) = node.assignment().map_err(failed)? {
         node.start_voter(&assignment).await.map_err(failed)?;
         tracing::info!(node_id = assignment.node_id, store_id = %assignment.store_id, "voter started");
@@ -335,7 +337,7 @@ fn remove_folder(dir: &Path) -> Result<(), ProcessError> {
 /// # Errors
 /// [`ProcessError`] with its exit code.
 pub async fn run_replica(env: Env, conf: ReplicaConfig, version: &str) -> Result<(), ProcessError> {
-    EmbeddedReplica::start(env, &conf, version).await?.run().await
+    EmbeddedReplica::start(env, &conf, version, |_| {}).await?.run().await
 }
 
 /// A replica inside a process: its own, or one that reads the copy where it lies. It has the process's log, metrics,
@@ -349,16 +351,21 @@ pub struct EmbeddedReplica {
 }
 
 impl EmbeddedReplica {
-    /// Opens the copy and listens; nothing is followed or answered before [`EmbeddedReplica::run`].
+    /// Opens the copy and listens; nothing is followed or answered before [`EmbeddedReplica::run`]. `more_checks` are of the
+    /// process around it, which is asked from the first moment on whether it is ready.
     ///
     /// # Errors
     /// [`ProcessError`] with its exit code.
-    pub async fn start(env: Env, conf: &ReplicaConfig, version: &str) -> Result<Self, ProcessError> {
+    pub async fn start(
+        env: Env,
+        conf: &ReplicaConfig,
+        version: &str,
+        more_checks: impl FnOnce(&Health),
+    ) -> Result<Self, ProcessError> {
         let follow = conf.follow().map_err(config)?;
         let common = conf.node();
-        let started = start(env, &common, version, conf.in_memory, Timing::default()).await?;
+        let started = start(env, &common, version, conf.in_memory, Timing::default(), more_checks).await?;
         let node = started.node.clone();
-        check_health(&node, &started.health);
         let log_dir = common.data_dir.join("log");
         let (local, log) = open_copy(&node, &common.data_dir, &log_dir)?;
         let milestones = Arc::new(Milestones::open(Some(&log_dir), log.last().index).map_err(failed)?);
@@ -403,11 +410,6 @@ impl EmbeddedReplica {
     /// The replica itself: whom it follows.
     pub fn replica(&self) -> &Arc<Replica> {
         &self.replica
-    }
-
-    /// The process's readiness, for further checks.
-    pub fn health(&self) -> &Health {
-        &self.started.health
     }
 
     /// Who this process is.
