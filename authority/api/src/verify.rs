@@ -198,7 +198,12 @@ impl Verifier {
         };
         let signature = &record[body.len()..];
         self.authority.verify(DOMAIN, body, signature).map_err(|_| RecordError::Signature)?;
-        let body = codec::decode::<Body<T>, RECORD_BYTES_MAX>(T::KIND.as_str(), FORMAT, body)?;
+        let bytes = body;
+        let body = codec::decode::<Body<T>, RECORD_BYTES_MAX>(T::KIND.as_str(), FORMAT, bytes)?;
+        // Sets and maps are read in any order, and with entries twice; equal records must be equal bytes.
+        if codec::encode(FORMAT, &body) != bytes {
+            return Err(RecordError::Content("it is not encoded as its value is".to_owned()));
+        }
         if body.cluster != self.cluster {
             return Err(RecordError::Cluster(body.cluster));
         }
