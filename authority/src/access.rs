@@ -5,98 +5,91 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use cinnabar_authority_api::MachineId;
+use cinnabar_daemon::grpc::{AccessLayer, Rule, rule};
 use cinnabar_daemon::{PeerInfo, Role};
 use tonic::Status;
-use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
+use tower::layer::util::Stack;
 use tower::{Layer, Service};
 
 use crate::metrics;
-
-/// A call and who may make it.
-pub struct Rule {
-    /// The call's path.
-    pub path: &'static str,
-    /// Roles of the certificates that may make it.
-    pub roles: &'static [Role],
-}
-
-impl Rule {
-    /// The call's name: the end of its path.
-    pub fn call(&self) -> &'static str {
-        self.path.rsplit('/').next().unwrap_or(self.path)
-    }
-}
 
 const MACHINES: &[Role] = &[Role::Edge];
 
 /// The table.
 pub const ACCESS: &[Rule] = &[
-    Rule { path: "/cinnabar.authority.v1.Machine/Renew", roles: MACHINES },
-    Rule { path: "/cinnabar.authority.v1.Machine/Keys", roles: MACHINES },
-    Rule { path: "/cinnabar.authority.v1.Machine/Report", roles: MACHINES },
+    rule("/cinnabar.authority.v1.Machine/Renew", MACHINES, false),
+    rule("/cinnabar.authority.v1.Machine/Keys", MACHINES, false),
+    rule("/cinnabar.authority.v1.Machine/Report", MACHINES, false),
 ];
 
-/// May this caller make this call? `caller` is none for one without an identity.
-pub fn allowed(path: &str, caller: Option<Role>) -> bool {
-    let found = ACCESS.iter().find(|rule| rule.path == path);
-    found.zip(caller).is_some_and(|(rule, caller)| rule.roles.contains(&caller))
+/// A call's name: the end of its path.
+fn call(rule: &Rule) -> &'static str {
+    rule.path.rsplit('/').next().unwrap_or(rule.path)
 }
 
-/// Puts the table before every service.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AccessLayer;
+/// The names of the table's calls.
+pub fn calls() -> impl Iterator<Item = &'static str> {
+    ACCESS.iter().map(call)
+}
 
-impl<S> Layer<S> for AccessLayer {
-    type Service = Access<S>;
+/// See [`guard`].
+pub type Guard = Stack<CountLayer, AccessLayer<fn(&'static str, String) -> Status>>;
 
-    fn layer(&self, inner: S) -> Access<S> {
-        Access { inner }
+/// Puts the table before a service, and counts what is refused and what is answered.
+pub fn guard() -> Guard {
+    Stack::new(CountLayer, AccessLayer::new(ACCESS, refuse))
+}
+
+fn refuse(_: &'static str, problem: String) -> Status {
+    metrics::machine_call("none", false).increment(1);
+    Status::permission_denied(problem)
+}
+
+/// Counts the calls of a service by their names and by how they ended.
+#[derive(Debug, Clone, Copy)]
+pub struct CountLayer;
+
+impl<S> Layer<S> for CountLayer {
+    type Service = Count<S>;
+
+    fn layer(&self, inner: S) -> Count<S> {
+        Count { inner }
     }
 }
 
-/// See [`AccessLayer`].
+/// See [`CountLayer`].
 #[derive(Debug, Clone)]
-pub struct Access<S> {
+pub struct Count<S> {
     inner: S,
 }
 
-impl<S> Service<Request<Body>> for Access<S>
+impl<S, B, A> Service<Request<B>> for Count<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<B>, Response = Response<A>>,
     S::Future: Send + 'static,
-    S::Error: 'static,
 {
-    type Response = Response<Body>;
+    type Response = S::Response;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let peer = request.extensions().get::<PeerInfo>();
-        let caller = peer.and_then(|peer| peer.identity.as_ref()).map(|identity| identity.role);
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let path = request.uri().path();
-        if allowed(path, caller) {
-            let call = ACCESS.iter().find(|rule| rule.path == path).map_or("none", Rule::call);
-            let answering = self.inner.call(request);
-            return Box::pin(async move {
-                let answered = answering.await;
-                // A refusal's status stands in the head of its answer.
-                let refused = answered.as_ref().map_or(Some(tonic::Code::Unknown), |answer| {
-                    Status::from_header_map(answer.headers()).map(|status| status.code())
-                });
-                metrics::machine_call(call, refused.is_none_or(|code| code == tonic::Code::Ok)).increment(1);
-                answered
+        let call = ACCESS.iter().find(|rule| rule.path == path).map_or("none", call);
+        let answering = self.inner.call(request);
+        Box::pin(async move {
+            let answered = answering.await;
+            // A refusal's status stands in the head of its answer.
+            let refused = answered.as_ref().map_or(Some(tonic::Code::Unknown), |answer| {
+                Status::from_header_map(answer.headers()).map(|status| status.code())
             });
-        }
-        metrics::machine_call("none", false).increment(1);
-        let role = caller.map_or("none", Role::as_str);
-        tracing::warn!(path, role, "a call was refused");
-        let status = Status::permission_denied(format!("role {role} may not call {path}"));
-        Box::pin(async move { Ok(status.into_http()) })
+            metrics::machine_call(call, refused.is_none_or(|code| code == tonic::Code::Ok)).increment(1);
+            answered
+        })
     }
 }
 
@@ -113,6 +106,8 @@ pub fn machine<T>(request: &tonic::Request<T>) -> Result<MachineId, Status> {
 
 #[cfg(test)]
 mod tests {
+    use cinnabar_daemon::grpc::allowed;
+
     use super::*;
 
     #[test]
@@ -120,13 +115,13 @@ mod tests {
         for method in ["Renew", "Keys", "Report"] {
             let path = format!("/cinnabar.authority.v1.Machine/{method}");
             for role in Role::ALL {
-                assert_eq!(allowed(&path, Some(role)), role == Role::Edge, "{role:?} {path}");
+                assert_eq!(allowed(ACCESS, &path, Some(role)), role == Role::Edge, "{role:?} {path}");
             }
-            assert!(!allowed(&path, None));
+            assert!(!allowed(ACCESS, &path, None));
         }
         assert_eq!(ACCESS.len(), 3);
         for path in ["", "/", "/cinnabar.authority.v1.Machine/Enrol", "/cinnabar.kv.v1.Kv/Write"] {
-            assert!(!allowed(path, Some(Role::Edge)), "{path}");
+            assert!(!allowed(ACCESS, path, Some(Role::Edge)), "{path}");
         }
     }
 

@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceBuilder;
 use tower::util::MapRequest;
 
-use crate::access::AccessLayer;
+use crate::access::guard;
 use crate::audit::Audit;
 use crate::config::{AuthorityConfig, VOTERS_MAX};
 use crate::control::Control;
@@ -296,7 +296,7 @@ fn serve_callers(
     if let Some((listener, tls)) = ports.customers {
         shutdown.spawn(https::serve_customers(listener, tls, router.clone(), shutdown.clone()));
     }
-    let calls = ServiceBuilder::new().layer(AccessLayer).service(MachineService::server(machines));
+    let calls = ServiceBuilder::new().layer(guard()).service(MachineService::server(machines));
     let calls = MapRequest::new(calls, |request: axum::extract::Request| request.map(tonic::body::Body::new));
     let router = router.route_service("/cinnabar.authority.v1.Machine/{call}", calls);
     let acceptor = Acceptor::new(ports.operators, app.tls.clone(), AcceptorLimits::default());

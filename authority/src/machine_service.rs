@@ -25,7 +25,7 @@ pub struct MachineService {
 }
 
 impl MachineService {
-    /// The service with its bounds; put [`crate::access::AccessLayer`] before it.
+    /// The service with its bounds; put [`crate::access::guard`] before it.
     pub fn server(machines: Arc<Machines>) -> MachineServer<Self> {
         MachineServer::new(Self { machines })
             .max_decoding_message_size(REQUEST_MESSAGE_BYTES_MAX)

@@ -7,7 +7,7 @@ use cinnabar_authority_api::{Kind, RecordError};
 use metrics::{Counter, counter, describe_counter, describe_gauge, gauge};
 use time::OffsetDateTime;
 
-use crate::access::{ACCESS, Rule};
+use crate::access::calls;
 use crate::app::App;
 use crate::custody::Status;
 use crate::limits::DATA_CENTERS_MIN_DEFAULT;
@@ -50,7 +50,7 @@ pub fn describe() {
     describe_gauge!(FEW_HOLDERS, "Policies in use that fewer than three data centres hold");
     describe_counter!(REJECTED, "Records of the store that the verifier refused");
     describe_counter!(MACHINE_CALLS, "Machines' calls by call and result");
-    for call in ACCESS.iter().map(Rule::call) {
+    for call in calls() {
         machine_call(call, true).increment(0);
         machine_call(call, false).increment(0);
     }

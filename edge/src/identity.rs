@@ -94,7 +94,10 @@ impl Pins {
     pub fn record_key(&self) -> Result<RecordVerifyingKey, String> {
         let mut bytes = [0; 32];
         let decoded = hex::decode_to_slice(&self.record_key, &mut bytes);
-        decoded.map_err(|_| "record_key: not 64 hexadecimal digits")?;
+        // As it is written, in small letters: one spelling for one key.
+        if decoded.is_err() || hex::encode(bytes) != self.record_key {
+            return Err("record_key: not 64 hexadecimal digits in small letters".to_owned());
+        }
         RecordVerifyingKey::from_bytes(&bytes).map_err(|error| format!("record_key: {error}"))
     }
 }

@@ -123,25 +123,27 @@ impl At {
             crate::cli::report::print_text(&place.as_curl(&Call::get(path)))?;
             return Ok(None);
         }
-        let (mut all, mut page, mut query) = (Vec::new(), 1, String::new());
-        loop {
+        let (mut all, mut query) = (Vec::new(), String::new());
+        for page in 2_u64.. {
             let mut answer = place.answer(&Call::get(format!("{path}{query}")))?;
             let Value::Array(mut found) = answer[rows].take() else {
                 return Err(CliError::Failed(format!("the authority's answer has no {rows}")));
             };
-            let is_last = found.is_empty();
+            let is_empty = found.is_empty();
             all.append(&mut found);
-            page += 1;
             // Machines go on after one of them, everything else by numbered pages.
             query = match (answer["next"].as_str(), answer["total"].as_u64()) {
-                (Some(next), _) => format!("?after={next}"),
-                (None, Some(total)) if u64::try_from(all.len()).is_ok_and(|len| len < total) => format!("?page={page}"),
-                _ => return Ok(Some(json!({ rows: all }))),
+                (Some(next), _) if !is_empty => format!("?after={next}"),
+                (None, Some(total)) if !is_empty && (all.len() as u64) < total => format!("?page={page}"),
+                _ => break,
             };
-            if is_last || all.len() >= ROWS_MAX {
-                return Ok(Some(json!({ rows: all })));
+            if all.len() >= ROWS_MAX {
+                return Err(CliError::Failed(format!(
+                    "there are more than {ROWS_MAX} {rows}; ask for pages by --curl"
+                )));
             }
         }
+        Ok(Some(json!({ rows: all })))
     }
 
     /// Nobody in particular at the customers' address.

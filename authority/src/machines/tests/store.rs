@@ -22,7 +22,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::*;
-use crate::access::AccessLayer;
+use crate::access::guard;
 use crate::audit::verify;
 use crate::custody::{CaSource, Fresh, NewSystem, Opener};
 use crate::machine_service::MachineService;
@@ -384,7 +384,7 @@ async fn client_as(running: &Running, name: &str, identity: Option<&str>) -> Mac
         request.extensions_mut().insert(peer.clone());
         request
     });
-    let mut server = Server::builder().layer(with_peer).layer(AccessLayer);
+    let mut server = Server::builder().layer(with_peer).layer(guard());
     tokio::spawn(server.add_service(MachineService::server(running.machines.clone())).serve_with_incoming(incoming));
     MachineClient::new(uds_channel(&socket))
 }

@@ -213,8 +213,8 @@ fn bodies() -> impl Strategy<Value = Vec<u8>> {
 
 /// Addresses that are nobody's.
 fn nowhere() -> impl Strategy<Value = Asked> {
-    let path = prop::collection::vec(segment(), 0..6)
-        .prop_map(|segments| format!("/nothing/{}?dry_run=true", segments.join("/")));
+    let path = (select(vec!["nothing", "v1/nothing", "client/v4/nothing"]), prop::collection::vec(segment(), 0..6))
+        .prop_map(|(above, segments)| format!("/{above}/{}?dry_run=true", segments.join("/")));
     (methods(), path, bodies(), 0..4_u8)
 }
 
