@@ -107,3 +107,4 @@ powercut: ## cut the power of a whole store, again and again: make powercut CUTS
 storm: ## kills, partitions, snapshots and full disks under judged load: make storm KILLS=100 (wants root)
 	$(STORM) $(CARGO) test --locked --test cluster -- $(STORM_ARGS) disk_full partition rolling snapshot storm
 	$(STORM) WIRING=mesh $(CARGO) test --locked --test cluster -- $(STORM_ARGS) partition
+	STATE_MIB=1024 $(CARGO) test --locked -p cinnabar-kv --test memory -- $(STORM_ARGS) installing

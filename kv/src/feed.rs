@@ -156,7 +156,8 @@ impl Feed {
         Duration::from_millis(lengthened.clamp(FRAME_GAP_MS_MIN, FRAME_GAP_MS_MAX))
     }
 
-    /// Ships what is applied, until shutdown.
+    /// Ships what is applied, until shutdown: a frame or, when there was none for a while, a heartbeat. While frames flow
+    /// they say all that a heartbeat would, and each costs every downstream a signature to check.
     pub async fn run(self: Arc<Self>, mut applied: watch::Receiver<u64>, clock: Arc<dyn Clock>, shutdown: Shutdown) {
         let mut beat = tokio::time::interval(Duration::from_millis(TICK_MS));
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -185,6 +186,7 @@ impl Feed {
                     }
                     sent_at = clock.now();
                     self.publish();
+                    beat.reset();
                 }
             }
         }

@@ -50,7 +50,8 @@ pub const FLUSH_EVERY_MS: u64 = 1_000;
 pub const CHANGES_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Watches at once on one node.
 pub const WATCHES_MAX: usize = 4096;
-/// Time between two progress ticks of a watch, and two heartbeats of a feed, in milliseconds.
+/// Time between two progress ticks of a watch, and longest time between two frames or heartbeats of a feed, in
+/// milliseconds.
 pub const TICK_MS: u64 = 1_000;
 
 /// Scans of several pages open at once.
@@ -67,18 +68,18 @@ pub const DOWNSTREAMS_MAX: usize = 2048;
 /// Shortest time between two frames, in milliseconds.
 pub const FRAME_GAP_MS_MIN: u64 = 1;
 /// Longest time between two frames while entries wait, in milliseconds.
-pub const FRAME_GAP_MS_MAX: u64 = 400;
+pub const FRAME_GAP_MS_MAX: u64 = 500;
 /// Downstreams for which that time stays the shortest.
 pub const DOWNSTREAMS_AT_ONCE: u64 = 8;
 /// Downstreams beyond those that lengthen it by a millisecond: each receives a frame of its own, so that the frames a
 /// node sends in a second stay about this many thousands.
-pub const DOWNSTREAMS_PER_GAP_MS: u64 = 3;
+pub const DOWNSTREAMS_PER_GAP_MS: u64 = 2;
 /// Bytes of log between two remembered milestones.
 pub const MILESTONE_BYTES: u64 = 64 * 1024;
 
 /// An upstream further behind than this is left, in milliseconds.
 pub const UPSTREAM_BEHIND_MS_MAX: u64 = 30_000;
-/// Silence after which an upstream is left, in milliseconds. Heartbeats come each [`TICK_MS`].
+/// Silence after which an upstream is left, in milliseconds. A frame or a heartbeat comes each [`TICK_MS`].
 pub const UPSTREAM_SILENT_MS_MAX: u64 = 3_000;
 /// Upstreams in one list.
 pub const UPSTREAMS_MAX: usize = 16;
@@ -97,12 +98,12 @@ pub const SNAPSHOT_BUFFER_BYTES: usize = 256 * 1024;
 /// Bytes of records gathered into one engine batch while a snapshot is imported.
 pub const IMPORT_BATCH_BYTES: usize = 128 * 1024;
 /// Bytes of records after which an import waits for the disk: what the engine still has to write waits in memory.
-pub const IMPORT_SYNC_BYTES: usize = 4 * 1024 * 1024;
+pub const IMPORT_SYNC_BYTES: usize = 1024 * 1024;
 /// Bytes of pages that the engine keeps in memory while a snapshot is imported: records come in the order of their keys,
 /// and none is looked at again. It is opened anew for serving.
-pub const IMPORT_ENGINE_CACHE_BYTES: u64 = 4 * 1024 * 1024;
+pub const IMPORT_ENGINE_CACHE_BYTES: u64 = 1024 * 1024;
 /// Memory that an install may take beyond what the process had before; `tests/memory.rs` holds it for 230 MiB of records of
-/// 1 KiB. The index of the engine's pages grows with the number of records, and is in it.
+/// 1 KiB, `STATE_MIB=1024` for 1 GiB. The index of the engine's pages grows with the number of records, and is in it.
 pub const INSTALL_MEMORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of a snapshot's header.
 pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 256 * 1024;

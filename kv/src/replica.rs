@@ -20,11 +20,12 @@ use cinnabar_kv_api::proto::{TailRequest, TailResponse};
 use cinnabar_kv_api::{Checkpoint, Frame, SignedCheckpoint, StoreId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::feed::{Checkpoints, Feed};
-use crate::limits::{UPSTREAM_BEHIND_MS_MAX, UPSTREAM_SILENT_MS_MAX};
+use crate::limits::{TICK_MS, UPSTREAM_BEHIND_MS_MAX, UPSTREAM_SILENT_MS_MAX};
 use crate::local::{CheckpointFile, Local, ReadError};
 use crate::log::{Log, LogPoint};
 use crate::metrics::Metrics;
@@ -131,6 +132,8 @@ pub struct Replica {
     milestones: Arc<Milestones>,
     fetch_dir: PathBuf,
     checkpoint_file: CheckpointFile,
+    /// When a checkpoint was last kept there.
+    kept_at: Mutex<Option<Instant>>,
     verifier: Arc<Verifier>,
     latest: Arc<Latest>,
     feed: Arc<Feed>,
@@ -259,6 +262,7 @@ impl Replica {
             milestones: parts.milestones,
             fetch_dir: parts.fetch_dir,
             checkpoint_file: parts.checkpoint_file,
+            kept_at: Mutex::default(),
             verifier,
             latest,
             feed,
@@ -479,12 +483,18 @@ impl Replica {
         Ok(true)
     }
 
-    fn accept(&self, checkpoint: &Checkpoint, signed: SignedCheckpoint, keep: bool) -> Result<(), TailEnd> {
+    /// Takes note of a checkpoint whose state is served; the newest goes to the disk at once or, with frames one after
+    /// the other, every [`TICK_MS`].
+    fn accept(&self, checkpoint: &Checkpoint, signed: SignedCheckpoint, at_once: bool) -> Result<(), TailEnd> {
         let newest = self.verifier.accept(checkpoint);
         self.local.note_checkpoint(checkpoint.unix_ms, checkpoint.committed);
-        if newest && keep {
+        let now = self.env.clock.now();
+        let mut kept_at = self.kept_at.lock();
+        if newest && (at_once || kept_at.is_none_or(|kept_at| now >= kept_at + Duration::from_millis(TICK_MS))) {
             self.checkpoint_file.save(&signed).map_err(own)?;
+            *kept_at = Some(now);
         }
+        drop(kept_at);
         if self.verifier.newest().is_none_or(|seen| seen.index <= checkpoint.index) {
             self.local.set_stale(false);
         }

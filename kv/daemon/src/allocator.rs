@@ -49,6 +49,13 @@ pub fn peak_bytes<T>(act: impl FnOnce() -> T) -> (T, u64) {
     (done, u64::try_from(peak).unwrap_or(0))
 }
 
+/// Gives the memory that was freed back to the system now; mimalloc keeps it for a second, in case it is wanted again.
+/// For work that frees large blocks all the time and must stay within a bound.
+pub fn give_back() {
+    // SAFETY: any thread may call it at any time.
+    unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
 // SAFETY: every call is mimalloc's with the caller's own arguments; counting neither allocates nor panics.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -99,7 +99,7 @@ impl Tip {
     fn meta(&self) -> Meta {
         Meta {
             applied: self.applied,
-            sum: self.sum.to_bytes().into(),
+            sum: Bytes::copy_from_slice(&self.sum.to_bytes()),
             records: self.records,
             record_bytes: self.record_bytes,
             sessions: self.sessions.len() as u64,

@@ -91,8 +91,8 @@ impl Sum {
     }
 
     /// The sum's bytes, for the store.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = vec![0; SUM_BYTES];
+    pub fn to_bytes(&self) -> [u8; SUM_BYTES] {
+        let mut out = [0; SUM_BYTES];
         for (bytes, lane) in out.as_chunks_mut::<2>().0.iter_mut().zip(&*self.lanes) {
             *bytes = lane.to_le_bytes();
         }

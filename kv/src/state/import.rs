@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cinnabar_daemon::allocator::give_back;
 use cinnabar_kv_api::ClientId;
 
 use super::hash::{Space, Sum, digest};
@@ -105,6 +106,8 @@ impl Importer {
         if self.unsynced_bytes >= IMPORT_SYNC_BYTES {
             self.unsynced_bytes = 0;
             engine.make_durable()?;
+            // sled writes through blocks of a segment's size, and has freed them now.
+            give_back();
         }
         Ok(())
     }
@@ -136,7 +139,7 @@ impl Importer {
         let Some(engine) = &self.engine else { return Ok(()) };
         let meta = Meta {
             applied: header.point(),
-            sum: self.sum.to_bytes().into(),
+            sum: Bytes::copy_from_slice(&self.sum.to_bytes()),
             records: self.records,
             record_bytes: self.record_bytes,
             sessions: self.sessions,

@@ -1,12 +1,15 @@
 //! A relay that tampers with frames, frame by frame: of a hundred frames attacked in every way, nothing is applied.
+//! And when a relay sends which.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use cinnabar_daemon::Role;
+use cinnabar_kv::limits::TICK_MS;
 use cinnabar_kv::replica::TailEnd;
 use cinnabar_kv_api::Frame;
 
-use crate::fixture::{Keeps, Pki, Recording, TestNode, TestReplica, voter, write_many};
+use crate::fixture::{Keeps, Pki, Recording, TestNode, TestReplica, until, voter, write_many};
 use crate::forge::{Attack, Forger, Kind, Seen, join_all};
 
 /// Genuine frames that are attacked.
@@ -85,4 +88,30 @@ async fn a_replica_in_memory_applies_nothing_that_a_relay_made_of_frames() {
 #[tokio::test]
 async fn a_replica_on_disk_applies_nothing_that_a_relay_made_of_frames() {
     nothing_tampered_is_applied(Keeps::OnDisk).await;
+}
+
+/// What a tick may be early by, as two clocks round it.
+const EARLY_MS: u64 = 50;
+
+#[tokio::test]
+async fn heartbeats_come_when_there_was_no_frame_for_a_second_and_only_then() {
+    let pki = Pki::new();
+    let node = voter(&pki, "v1").await;
+    let recording = Recording::start(&pki, &node.address).await;
+    let client = pki.client(Role::Authority, &node.address);
+    let mut index = 0;
+    for _ in 0..25 {
+        index = write_many(&client, "flow", 1).await;
+        tokio::time::sleep(Duration::from_millis(TICK_MS / 10)).await;
+    }
+    let first = recording.heartbeat(index).await;
+    let frames = recording.frames();
+    assert!(frames.len() > 20, "{}", frames.len());
+    let signed_ms = |frame: &Frame| frame.checkpoint.decode_body().unwrap().unix_ms;
+    for (before, after) in frames.iter().zip(&frames[1..]) {
+        let quiet_ms = signed_ms(after) - signed_ms(before);
+        assert!(!after.entries.is_empty() || quiet_ms + EARLY_MS >= TICK_MS, "a heartbeat after {quiet_ms} ms");
+    }
+    let is_next = |frame: &Frame| frame.entries.is_empty() && signed_ms(frame) > signed_ms(&first);
+    until("the next heartbeat", || recording.frames().iter().any(is_next)).await;
 }

@@ -2,11 +2,13 @@
 //! back under it; and it changes to another store only when an operator says so.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cinnabar_daemon::Role;
+use cinnabar_kv::limits::TICK_MS;
 use cinnabar_kv::replica::TailEnd;
-use cinnabar_kv_api::Frame;
+use cinnabar_kv_api::{Frame, SignedCheckpoint};
 
 use crate::fixture::{Keeps, Pki, Recording, TestNode, TestReplica, until, voter, write, write_many};
 use crate::forge::{Signer, SnapshotFile, chunks, join};
@@ -67,6 +69,12 @@ impl Scene {
 
 fn take(replica: &TestReplica, frame: &Frame) -> Result<bool, TailEnd> {
     replica.replica.take_frame(&frame.encode())
+}
+
+/// Index of the checkpoint that a replica keeps on its disk.
+fn kept_index(dir: &Path) -> u64 {
+    let bytes = std::fs::read(dir.join("checkpoint")).unwrap();
+    SignedCheckpoint::decode(&bytes).unwrap().decode_body().unwrap().index
 }
 
 fn is_old(answer: &Result<bool, TailEnd>) -> bool {
@@ -140,17 +148,31 @@ async fn a_snapshot_behind_the_state_that_is_served_is_refused_after_a_restart_t
     let scene = Scene::new().await;
     let dir = tempfile::tempdir().unwrap();
     let replica = scene.open(dir.path());
-    // The newest checkpoint that is on disk is behind the state: frames came after the last heartbeat.
+    // The newest checkpoint that is on disk is behind the state: frames came within a second of the last that was kept.
     assert!(take(&replica, &join(&scene.early)).unwrap());
+    let kept = std::fs::read(dir.path().join("checkpoint")).unwrap();
     assert!(take(&replica, &join(&scene.late)).unwrap());
     let newest = replica.local.point();
     replica.stop().await;
-    assert!(!dir.path().join("checkpoint").exists());
+    std::fs::write(dir.path().join("checkpoint"), kept).unwrap();
+    assert_eq!(kept_index(dir.path()), scene.heartbeat.last_index());
     let hostile = scene.old_snapshot();
     let mut replica = TestReplica::open(&scene.pki, "r1", dir.path(), Keeps::OnDisk, &[&hostile.address], None);
     replica.run();
     until("the old snapshot is refused", || replica.upstreams()[0].1.contains("is older than entry")).await;
     assert_eq!(replica.local.point(), newest);
+}
+
+#[tokio::test]
+async fn frames_without_heartbeats_have_their_checkpoints_kept_every_second() {
+    let scene = Scene::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let replica = scene.open(dir.path());
+    assert!(take(&replica, &join(&scene.early)).unwrap());
+    assert_eq!(kept_index(dir.path()), scene.heartbeat.last_index());
+    tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+    assert!(take(&replica, &join(&scene.late)).unwrap());
+    assert_eq!(kept_index(dir.path()), replica.index());
 }
 
 #[tokio::test]
