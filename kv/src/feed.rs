@@ -185,17 +185,18 @@ impl Feed {
                         tokio::time::sleep_until(ready).await;
                     }
                     sent_at = clock.now();
-                    self.publish();
-                    beat.reset();
+                    if self.publish() {
+                        beat.reset();
+                    }
                 }
             }
         }
     }
 
-    /// Ships what was applied since the last frame.
-    fn publish(&self) {
+    /// Ships what was applied since the last frame; says whether there was anything.
+    fn publish(&self) -> bool {
         let after = self.ring.lock().published.0;
-        let Some((tip, checkpoint)) = self.checkpoints.tip().filter(|(tip, _)| *tip > after) else { return };
+        let Some((tip, checkpoint)) = self.checkpoints.tip().filter(|(tip, _)| *tip > after) else { return false };
         let framed = self.frame_to(after, tip, checkpoint.clone());
         {
             let mut ring = self.ring.lock();
@@ -217,6 +218,7 @@ impl Feed {
             }
         }
         self.shipped.send_modify(|count| *count += 1);
+        true
     }
 
     /// Where the last frame ends and the checkpoint there, made now if there was nobody to make it for.
