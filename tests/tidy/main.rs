@@ -1,7 +1,7 @@
 //! What compilers and linters do not check: module docs, function lengths, where unsafe code may be, which crate may
 //! depend on which, and version floors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -158,6 +158,29 @@ fn arrows_between_crates_point_down() {
                 assert!(name != "cinnabar-abe" || dependency != "tokio", "{name} must not depend on {dependency}");
             }
         }
+    }
+}
+
+/// The fuzzers are outside the workspace, so that nothing else renews their lock files.
+#[test]
+fn the_fuzzers_lock_files_know_what_our_crates_depend_on() {
+    for path in ["abe/fuzz/Cargo.lock", "authority/fuzz/Cargo.lock", "kv/fuzz/Cargo.lock"] {
+        let mut looked_at = 0;
+        for package in table(path)["package"].as_array().unwrap() {
+            let name = package["name"].as_str().unwrap();
+            let Some((_, manifest, _)) = ARROWS.iter().find(|(ours, ..)| *ours == name) else { continue };
+            let manifest = table(manifest);
+            let sections = ["dependencies", "build-dependencies"].map(|section| manifest.get(section));
+            let stated = sections.iter().flatten().filter_map(|section| section.as_table()).flat_map(Table::keys);
+            let locked = package.get("dependencies").and_then(|list| list.as_array()).into_iter().flatten();
+            // A name is followed by a version where the file has several.
+            let locked = locked.filter_map(|entry| entry.as_str()?.split(' ').next());
+            let (stated, locked): (BTreeSet<&str>, BTreeSet<&str>) =
+                (stated.map(String::as_str).collect(), locked.collect());
+            assert_eq!(locked, stated, "{path}: {name}; run `cargo metadata` in its folder");
+            looked_at += 1;
+        }
+        assert!(looked_at > 0, "{path}");
     }
 }
 

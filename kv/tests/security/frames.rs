@@ -1,5 +1,5 @@
 //! A relay that tampers with frames, frame by frame: of a hundred frames attacked in every way, nothing is applied.
-//! And when a relay sends which.
+//! And when heartbeats come.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
